@@ -1,0 +1,46 @@
+# Every target sets up .venv by itself: `make demo` and `make test` work on a fresh clone.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+export YOLO_OFFLINE := 1
+export YOLO_AUTOINSTALL := 0
+
+.PHONY: help demo test check bench bench-parity bench-loop wheel clean
+
+help: ## this list
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /  make \1\t/' | expand -t 22
+
+$(VENV)/ready: pyproject.toml constraints.txt
+	@$(PYTHON) -c 'import sys; sys.exit("edgecase needs Python 3.11 or newer; this is %d.%d. Set PYTHON=" % sys.version_info[:2] if sys.version_info < (3, 11) else 0)'
+	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	@echo "Installing into $(VENV) (with PyTorch for training: some minutes, some GB)"
+	@$(BIN)/pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[agent,cloud,train,dev]'
+	@# ultralytics brings opencv-python, which wants a display's libraries; the headless wheel of the same version goes over it
+	@$(BIN)/pip install --quiet --disable-pip-version-check --constraint constraints.txt --no-deps --force-reinstall opencv-python-headless
+	@touch $@
+
+demo: $(VENV)/ready ## the whole circle once, on two simulated devices; report in build/demo/
+	@$(BIN)/python deploy/demo/demo.py --out build/demo $(DEMO)
+
+test: $(VENV)/ready ## the test suite, under five minutes
+	@$(BIN)/python -m pytest $(TESTS)
+
+check: $(VENV)/ready ## formatting, lint, types, floors
+	@$(BIN)/ruff format --check --quiet . || { echo "run: $(BIN)/ruff format ."; exit 1; }
+	@$(BIN)/ruff check --quiet .
+	@$(BIN)/mypy
+	@$(BIN)/lint-imports --no-logo 2>/dev/null || $(BIN)/lint-imports
+
+bench: bench-parity bench-loop ## every benchmark, tables printed and JSON in build/bench/
+
+bench-parity: $(VENV)/ready ## boxes, scores and mAP beside Ultralytics on the same ONNX files
+	@cd tests && ../$(BIN)/python -m bench.bench_parity
+
+bench-loop: $(VENV)/ready ## frames per second of the whole loop beside session.run and Ultralytics
+	@cd tests && ../$(BIN)/python -m bench.bench_loop
+
+wheel: $(VENV)/ready ## build the wheel into dist/
+	@$(BIN)/pip wheel --quiet --no-deps --wheel-dir dist .
+
+clean: ## remove what was built; .venv stays
+	rm -rf build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis

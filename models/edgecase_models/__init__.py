@@ -1,0 +1,1 @@
+"""What both halves of edgecase agree on about a model, a message and a picture."""

@@ -1,0 +1,202 @@
+"""What leaves is what arrives; what cannot be trusted is a WireError, quickly, and never anything else."""
+
+import contextlib
+import json
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from edgecase_models import wire
+from edgecase_models.detections import Detections
+
+GOLDEN = Path(__file__).parents[1] / "golden" / "wire-v1.json"
+AT = datetime(2026, 1, 2, 3, 4, 5, tzinfo=UTC)
+
+
+def offer(**changes: Any) -> wire.Offer:
+    given: dict[str, Any] = {
+        "device": "cam-1",
+        "frame_id": "0123456789abcdef0123456789abcdef",
+        "camera": "front",
+        "frame_index": 7,
+        "captured_at": AT,
+        "boot_id": "b",
+        "monotonic_ns": 12,
+        "sha256": "a" * 64,
+        "size_bytes": 1000,
+        "width_px": 640,
+        "height_px": 360,
+        "model_digest": "b" * 64,
+        "classes": ["person", "car"],
+        "score": 0.75,
+        "reasons": [wire.Reason("uncertainty", 0.75, 0.5), wire.Reason("audit", 0.0, 0.0, 0.01)],
+        "boxes": [wire.Box(1, 0.4, 10.0, 20.0, 30.5, 40.0)],
+        "thumbnail_jpeg": b"\xff\xd8\xff",
+    }
+    return wire.Offer(**given | changes)
+
+
+MESSAGES: list[wire.Up | wire.Down] = [
+    offer(),
+    wire.Stored(device="cam-1", frame_id="0" * 32, key="frames/cam-1/x.jpg", sha256="a" * 64),
+    wire.Status(
+        device="cam-1", online=True, session="s", at=AT, balance=wire.Balance(kept=3, acknowledged=2, spooled=1)
+    ),
+    wire.Grant(frame_id="0" * 32, url="http://127.0.0.1/x", headers={"content-length": "1"}, key="k", expires_at=AT),
+    wire.Decline(frame_id="0" * 32, reason="duplicate"),
+    wire.Ack(frame_id="0" * 32, sha256="a" * 64),
+    wire.Reject(frame_id="0" * 32, reason="other bytes under this id"),
+    wire.Poke(release=4),
+]
+
+
+def decode(message: wire.Up | wire.Down, payload: bytes) -> wire.Up | wire.Down:
+    return wire.decode_up(payload) if isinstance(message, wire.Up) else wire.decode_down(payload)
+
+
+@pytest.mark.parametrize("message", MESSAGES, ids=lambda message: type(message).__name__)
+def test_what_leaves_is_what_arrives(message: wire.Up | wire.Down) -> None:
+    assert decode(message, wire.encode(message)) == message
+
+
+@pytest.mark.parametrize("message", MESSAGES, ids=lambda message: type(message).__name__)
+def test_version_1_is_read_and_written_as_it_was_first_published(message: wire.Up | wire.Down) -> None:
+    golden = json.loads(GOLDEN.read_text())[type(message).__name__]
+    assert json.loads(wire.encode(message)) == golden
+    assert decode(message, json.dumps(golden | {"a_later_field": 1}).encode()) == message
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"device": "../x"},
+        {"device": "site/cam+1"},
+        {"device": "a" * 65},
+        {"device": "cam\u202e"},
+        {"device": "cam\n"},
+        {"frame_id": "../../etc/passwd"},
+        {"frame_id": "0" * 31},
+        {"sha256": "A" * 64},
+        {"size_bytes": 0},
+        {"size_bytes": 10**9},
+        {"size_bytes": 1.5},
+        {"width_px": 20_001},
+        {"captured_at": "2026-01-02T03:04:05"},
+        {"captured_at": 12},
+        {"score": None},
+        {"score": "NaN"},
+        {"reasons": [{"strategy": "x", "score": 1, "threshold": 1, "propensity": 0}]},
+        {"reasons": [{"strategy": "x", "score": 1, "threshold": 1, "propensity": 2}]},
+        {"boxes": [[0, 0.5, -1, 0, 5, 5]]},
+        {"boxes": [[0, 0.5, 6, 0, 5, 5]]},
+        {"boxes": [[0, 0.5, 0, 0, 641, 5]]},
+        {"boxes": [[0, 1.5, 0, 0, 5, 5]]},
+        {"boxes": [[9, 0.5, 0, 0, 5, 5]]},
+        {"boxes": [[0, 0.5, 0, 0, 5]]},
+        {"boxes": [[0, 0.5, 0, 0, 5, 5]] * 10_000},
+        {"thumbnail_jpeg": "not base64!"},
+        {"v": 2},
+        {"type": "ack"},
+    ],
+    ids=str,
+)
+def test_an_offer_out_of_bounds_is_refused(change: dict) -> None:
+    payload = json.dumps(json.loads(wire.encode(offer())) | change).encode()
+    with pytest.raises(wire.WireError):
+        wire.decode_up(payload)
+
+
+@pytest.mark.parametrize("number", ["NaN", "Infinity", "1e309", "-1e309"])
+def test_numbers_that_are_none_are_refused(number: str) -> None:
+    payload = wire.encode(offer()).replace(b'"score":0.75,"reasons"', f'"score":{number},"reasons"'.encode())
+    with pytest.raises(wire.WireError):
+        wire.decode_up(payload)
+
+
+@pytest.mark.parametrize(
+    "payload",
+    [
+        b"",
+        b"null",
+        b"[" * 90_000,
+        b'{"type":' * 10_000,
+        b"\xff\xfe",
+        b"{" + b" " * 200_000 + b"}",
+        b'{"type":"offer","type":"poke"}',
+    ],
+    ids=lambda payload: f"{len(payload)} bytes",
+)
+def test_hostile_payloads_are_refused(payload: bytes) -> None:
+    for read in (wire.decode_up, wire.decode_down):
+        with pytest.raises(wire.WireError):
+            read(payload)
+
+
+@settings(max_examples=500)
+@given(
+    st.binary(max_size=300)
+    | st.recursive(st.none() | st.integers() | st.floats() | st.text(), st.lists).map(lambda x: json.dumps(x).encode())
+)
+def test_any_bytes_are_read_or_refused(payload: bytes) -> None:
+    for read in (wire.decode_up, wire.decode_down):
+        try:
+            read(payload)
+        except wire.WireError:
+            continue
+
+
+@given(st.sampled_from(MESSAGES), st.data())
+def test_a_changed_byte_is_read_or_refused(message: wire.Up | wire.Down, data: st.DataObject) -> None:
+    payload = bytearray(wire.encode(message))
+    payload[data.draw(st.integers(0, len(payload) - 1))] = data.draw(st.integers(0, 255))
+    with contextlib.suppress(wire.WireError):
+        decode(message, bytes(payload))
+
+
+def test_a_message_too_long_for_any_broker_is_not_sent() -> None:
+    with pytest.raises(wire.WireError, match="exceeds"):
+        wire.encode(offer(classes=["x" * 200] * 999))
+
+
+@pytest.mark.parametrize(
+    "topic",
+    ["", "edgecase/1/up/cam", "edgecase/2/up/cam/offer", "edgecase/1/up/CAM/offer", "edgecase/1/side/c/x", "a/b/c/d/e"],
+)
+def test_a_foreign_topic_is_refused(topic: str) -> None:
+    with pytest.raises(wire.WireError):
+        wire.device_of(topic)
+
+
+def test_topics_name_the_device() -> None:
+    assert wire.device_of(wire.up_topic("cam-1", wire.Offer)) == "cam-1"
+    assert wire.down_topic("cam-1", "+") == "edgecase/1/down/cam-1/+"
+    with pytest.raises(wire.WireError):
+        wire.up_topic("+", wire.Offer)
+
+
+def test_detections_travel_best_first_and_at_most_300() -> None:
+    rng = np.random.default_rng(1)
+    corner = rng.uniform(0, 50, (400, 2))
+    detections = Detections(np.concatenate([corner, corner + 5], 1), rng.uniform(0, 1, 400), np.zeros(400))
+    back = wire.detections_of(wire.boxes_of(detections))
+    assert len(back) == wire.MAX_BOXES
+    assert back.scores == pytest.approx(np.sort(detections.scores)[::-1][:300], abs=1e-4)
+    with pytest.raises(wire.WireError):
+        wire.detections_of([wire.Box(0, 0.5, 5, 0, 1, 1)])
+
+
+def test_the_balance_names_every_frame() -> None:
+    assert wire.Balance(kept=6, acknowledged=1, spooled=1, evicted=1, rejected=1, declined=1, lost_local=1).holds
+    assert not wire.Balance(kept=2, acknowledged=1).holds
+
+
+if __name__ == "__main__":
+    GOLDEN.write_text(
+        json.dumps({type(m).__name__: json.loads(msgspec.json.encode(m)) for m in MESSAGES}, indent=1) + "\n"
+    )
