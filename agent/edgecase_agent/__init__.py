@@ -1,0 +1,1 @@
+"""The half that runs on the device: watch, judge, keep, send, update."""

@@ -1,0 +1,205 @@
+"""The three loops, each put together from the settings and run until it is told to stop. They share nothing but files."""
+
+from __future__ import annotations
+
+import os
+import threading
+import time
+from contextlib import suppress
+from typing import TYPE_CHECKING
+
+import structlog
+
+from edgecase_agent import log as logs
+from edgecase_agent import status
+from edgecase_agent.settings import AgentSettings, Enrolment, SettingsError, load_enrolment
+from edgecase_agent.slots import SlotError, Slots
+from edgecase_agent.spool import DiskFull, Spool
+from edgecase_agent.spool_open import SpoolError
+from edgecase_models import wire
+
+if TYPE_CHECKING:
+    from edgecase_agent.mqtt import MqttLink
+    from edgecase_agent.uplink import Uplink
+    from edgecase_agent.watch import Committee, Watch
+    from edgecase_models.detector import Runtime
+
+_REPORT_S = 1.0
+_LAST_UPLOADS_S = 3.0
+_DISK_FULL_S = 5.0
+
+log = structlog.get_logger()
+
+
+# What a person must put right: one line and exit code 2. Everything else is a crash, after which the supervisor starts again.
+FATAL: tuple[type[Exception], ...] = (SettingsError, SpoolError)
+
+
+def fatal_to_watch() -> tuple[type[Exception], ...]:
+    """The same for the loop that looks; only that one pays for loading what they belong to."""
+    from edgecase_agent.running import ModelError
+    from edgecase_agent.selection import RulesError
+    from edgecase_agent.source import SourceError
+    from edgecase_models.bundle import BundleError
+    from edgecase_models.detector import DetectorError
+
+    return (*FATAL, SlotError, SourceError, ModelError, RulesError, BundleError, DetectorError)
+
+
+def a_watch(settings: AgentSettings, spool: Spool) -> Watch:
+    """Source, model, selection and committee as configured."""
+    from edgecase_agent import watch_status
+    from edgecase_agent.running import BundleSlot, RunningModel
+    from edgecase_agent.selection import Rules, Selection
+    from edgecase_agent.source import open_source
+    from edgecase_agent.watch import Shot, Watch, WatchOptions
+    from edgecase_models.detector import Runtime
+
+    state = settings.data / status.STATE
+    state.mkdir(parents=True, exist_ok=True)
+    runtime = Runtime(settings.model.threads, settings.model.spinning, settings.model.providers)
+    chosen = settings.selection.model_dump()
+    strategy = chosen.pop("strategy")
+    selection: Selection[Shot] = Selection(Rules(**chosen), watch_status.read_selection(state))
+    slots = Slots(settings.data / "slots")
+    slots.start(settings.model.bundle)
+    source = open_source(settings.source.uri, live=settings.source.live, max_fps=settings.source.max_fps)
+    options = WatchOptions(
+        camera=settings.source.camera,
+        strategy=strategy,
+        jpeg_quality=settings.jpeg.quality,
+        jpeg_sample_every=settings.jpeg.sample_every,
+    )
+    committee = _committee(settings, runtime)
+    return Watch(source, RunningModel(BundleSlot(slots, runtime)), selection, spool, state, options, committee)
+
+
+def _committee(settings: AgentSettings, runtime: Runtime) -> Committee | None:
+    from edgecase_agent.committee import Cascade, Independent, Shifted
+    from edgecase_agent.scoring import Strategy
+    from edgecase_agent.watch import Committee
+    from edgecase_models.bundle import Bundle
+
+    chosen, strategy = settings.committee, settings.selection.strategy
+    if strategy is not Strategy.EDE and "share" in chosen.model_fields_set and chosen.share:
+        raise SettingsError(
+            f'a committee refines "ede": set committee.share = 0, or selection.strategy to it, not "{strategy}"'
+        )
+    if strategy is not Strategy.EDE or not chosen.share:
+        return None
+    member = Shifted() if chosen.bundle is None else Independent(Bundle.open(chosen.bundle).detector(runtime))
+    return Committee(Cascade(chosen.share, chosen.random_share, seed=settings.selection.seed), member)
+
+
+def watch(settings: AgentSettings, stopped: threading.Event) -> None:
+    """Look at the source until it ends."""
+    from edgecase_agent import watch as loop
+
+    logs.configure("watch", settings.log_level)
+    with _spool(settings, putting=True) as spool:
+        if spool.swept.leftovers or spool.swept.lost:
+            log.warning("spool put right after a crash", leftovers=spool.swept.leftovers, lost=spool.swept.lost)
+        loop.run(a_watch(settings, spool), stopped)
+
+
+def uplink(settings: AgentSettings, stopped: threading.Event) -> None:
+    """Bring what is spooled to the cloud."""
+    from edgecase_agent.mqtt import Login, MqttLink
+    from edgecase_agent.transfer import HttpStore, Transfers
+    from edgecase_agent.update import note_poke
+    from edgecase_agent.uplink import Idle, Moment, Uplink
+
+    logs.configure("uplink", settings.log_level)
+    who, chosen, data = _enrolled(settings), settings.uplink, settings.data
+    state = data / status.STATE
+    state.mkdir(parents=True, exist_ok=True)
+    wake = threading.Event()
+    login = Login(who.mqtt_host, who.mqtt_port, who.mqtt_username, who.password)
+    link = MqttLink(login, who.device, wake=wake.set, keepalive_s=chosen.keepalive_s)
+    store = HttpStore(connect_s=chosen.connect_timeout_s, answer_s=chosen.answer_timeout_s)
+    uploads = Transfers(store.put, at_once=chosen.uploads_at_once, wake=wake.set)
+    with _spool(settings) as spool:
+        loop = Uplink(
+            who.device,
+            spool,
+            link,
+            uploads,
+            status=lambda at, session: status.message(data, who.device, spool, at, session),
+            poked=lambda release: note_poke(state, release),
+            window=chosen.in_flight,
+            status_every_s=chosen.status_every_s,
+        )
+        link.start()
+        report_due_s = 0.0
+        try:
+            while not stopped.is_set():
+                now = Moment.now()
+                try:
+                    outcome = loop.step(now)
+                except DiskFull:
+                    log.warning("the disk is full; nothing is sent until there is room", data=str(data))
+                    loop.forget()
+                    stopped.wait(_DISK_FULL_S)
+                    continue
+                if now.monotonic_s >= report_due_s:
+                    report_due_s = now.monotonic_s + _REPORT_S
+                    _report_uplink(settings, link, loop)
+                if isinstance(outcome, Idle):
+                    wake.wait(outcome.wait_s)
+                    wake.clear()
+        finally:
+            uploads.stop(_LAST_UPLOADS_S)
+            with suppress(DiskFull):
+                loop.settle(Moment.now())
+            session = link.session
+            link.stop(wire.encode(status.message(data, who.device, spool, wire.now(), session, online=False)))
+            _report_uplink(settings, link, loop)
+
+
+def update(settings: AgentSettings, stopped: threading.Event) -> None:
+    """Fetch newer models."""
+    from edgecase_agent.trust import Trust
+    from edgecase_agent.update import NotDue, Update, trial_in_a_child
+
+    logs.configure("update", settings.log_level)
+    who, chosen, data = _enrolled(settings), settings.update, settings.data
+    state = data / status.STATE
+    state.mkdir(parents=True, exist_ok=True)
+    hub = Trust(data / "trust", who.hub_url, who.root, max_bundle_bytes=chosen.max_bundle_bytes)
+    loop = Update(
+        Slots(data / "slots"),
+        hub,
+        state,
+        lambda part, running: trial_in_a_child(part, running, timeout_s=chosen.trial_timeout_s),
+        poll_s=chosen.poll_s,
+    )
+    while not stopped.is_set():
+        outcome = loop.step(time.monotonic())
+        if not isinstance(outcome, NotDue):
+            said = status.UpdateReport(at=wire.now(), pid=os.getpid(), outcome=outcome.name, why=outcome.why)
+            status.write(state / status.UPDATE, said)
+        stopped.wait(1.0)
+
+
+def _spool(settings: AgentSettings, *, putting: bool = False) -> Spool:
+    return Spool(settings.data / "spool", settings.spool.quota_bytes, settings.spool.min_free_bytes, putting=putting)
+
+
+def _enrolled(settings: AgentSettings) -> Enrolment:
+    enrolment = load_enrolment(settings)
+    if enrolment is None:
+        raise SettingsError("no enrolment is set; make one with `edgecase-cloud device add` and name its folder")
+    return enrolment
+
+
+def _report_uplink(settings: AgentSettings, link: MqttLink, loop: Uplink) -> None:
+    said = status.UplinkReport(
+        at=wire.now(),
+        pid=os.getpid(),
+        connected=link.connected,
+        session=link.session,
+        refused=link.refused,
+        in_flight=loop.in_flight,
+        messages_dropped=link.dropped,
+    )
+    status.write(settings.data / status.STATE / status.UPLINK, said)

@@ -1,0 +1,188 @@
+"""Whether this device could do its work: each part is tried for real, and what fails comes with its cure."""
+
+from __future__ import annotations
+
+import queue
+import secrets
+import shutil
+import tempfile
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Final
+
+import msgspec
+
+from edgecase_agent import durable
+from edgecase_agent.settings import AgentSettings, Enrolment, SettingsError, load_enrolment, load_settings
+
+_FRAME_WITHIN_S: Final = 20.0
+_BROKER_WITHIN_S: Final = 10.0
+_SLOW_SYNC_MS: Final = 200.0
+
+
+class Finding(msgspec.Struct, frozen=True):
+    """What was tried, whether it works (None: not needed here), and what was seen or what to do."""
+
+    name: str
+    ok: bool | None
+    detail: str
+
+
+class _Wrong(Exception):
+    """The check failed; the message says what to do."""
+
+
+def every(config: Path) -> Iterator[Finding]:
+    """All findings, one by one as they are made."""
+    try:
+        settings = load_settings(config)
+        enrolment = load_enrolment(settings)
+    except SettingsError as error:
+        yield Finding("configuration", ok=False, detail=str(error))
+        return
+    yield Finding("configuration", ok=True, detail=str(config))
+    yield _tried("disk", lambda: _disk(settings))
+    yield _tried("model", lambda: _model(settings))
+    yield _tried("source", lambda: _source(settings))
+    if enrolment is None:
+        for name in ("broker", "hub"):
+            yield Finding(name, ok=None, detail="no enrolment is set: frames stay here and models do not change")
+        return
+    yield _tried("broker", lambda: _broker(enrolment))
+    yield _tried("hub", lambda: _hub(settings, enrolment))
+
+
+def _tried(name: str, check: Callable[[], str]) -> Finding:
+    from edgecase_agent.assemble import fatal_to_watch
+
+    failures: tuple[type[Exception], ...] = (_Wrong, OSError, durable.StorageFailed, *fatal_to_watch())
+    try:
+        return Finding(name, ok=True, detail=check())
+    except failures as error:
+        return Finding(name, ok=False, detail=str(error))
+
+
+def _disk(settings: AgentSettings) -> str:
+    settings.data.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=settings.data, prefix="check-") as name:
+        start = time.perf_counter()
+        durable.replace(Path(name) / "file", bytes(100_000))
+        took_ms = (time.perf_counter() - start) * 1e3
+    free = shutil.disk_usage(settings.data).free
+    if free < settings.spool.min_free_bytes:
+        raise _Wrong(
+            f"{free / 1e6:,.0f} MB free, less than spool.min_free_bytes = {settings.spool.min_free_bytes / 1e6:,.0f} MB: "
+            "free some space, or lower it"
+        )
+    slow = "; a slow disk, frames will wait for it" if took_ms > _SLOW_SYNC_MS else ""
+    return f"{free / 1e9:,.1f} GB free; 100 kB are durable in {took_ms:.0f} ms{slow}"
+
+
+def _model(settings: AgentSettings) -> str:
+    from edgecase_agent.slots import Slots
+    from edgecase_models.bundle import Bundle
+    from edgecase_models.detector import Runtime
+
+    active = Slots(settings.data / "slots").active()
+    bundle = Bundle.open(settings.model.bundle if active is None else active.path)
+    runtime = Runtime(settings.model.threads, settings.model.spinning, settings.model.providers)
+    start = time.perf_counter()
+    bundle.verify_golden(runtime)
+    took_s = time.perf_counter() - start
+    manifest = bundle.manifest
+    return (
+        f"{manifest.name} {manifest.version} ({bundle.digest[:12]}), {len(manifest.classes)} classes, "
+        f"golden pictures come out right ({took_s:.1f} s)"
+    )
+
+
+def _source(settings: AgentSettings) -> str:
+    """One frame, taken in a thread: a camera that is not there would let us wait for ever."""
+    from edgecase_agent.source import open_source, shown
+
+    source = open_source(settings.source.uri, live=settings.source.live)
+    found: queue.Queue[object] = queue.Queue()
+
+    def take() -> None:
+        try:
+            found.put(next(iter(source), None))
+        except Exception as error:  # noqa: BLE001 (handed to whoever waits)
+            found.put(error)
+
+    threading.Thread(target=take, daemon=True).start()
+    try:
+        frame = found.get(timeout=_FRAME_WITHIN_S)
+    except queue.Empty:
+        raise _Wrong(
+            f"source {shown(settings.source.uri)}: no picture within {_FRAME_WITHIN_S:.0f} s; check address and cable"
+        ) from None
+    finally:
+        source.close()
+    if isinstance(frame, Exception):
+        raise frame
+    if frame is None:
+        raise _Wrong(f"source {shown(settings.source.uri)}: holds no picture")
+    height, width = frame.hw_px  # type: ignore[attr-defined]
+    return f"{source.name}: pictures of {width} x {height}"
+
+
+def _broker(enrolment: Enrolment) -> str:
+    """A login beside the uplink's, under a name of its own: a broker lets each name in once."""
+    import paho.mqtt.client as paho
+    from paho.mqtt.enums import CallbackAPIVersion
+
+    from edgecase_models import wire
+
+    heard: queue.Queue[str] = queue.Queue()
+    client = paho.Client(CallbackAPIVersion.VERSION2, f"{enrolment.device[:48]}-check-{secrets.token_hex(3)}")
+    client.username_pw_set(enrolment.mqtt_username, enrolment.password)
+    client.on_connect = lambda _c, _d, _f, reason, _p: heard.put(
+        f"login refused: {reason}" if reason.is_failure else ""
+    )
+    client.on_subscribe = lambda _c, _d, _m, reasons, _p: heard.put(
+        "its topics may not be read" if any(reason.is_failure for reason in reasons) else ""
+    )
+    address = f"{enrolment.mqtt_host}:{enrolment.mqtt_port}"
+    try:
+        client.connect(enrolment.mqtt_host, enrolment.mqtt_port)
+    except OSError as error:
+        raise _Wrong(f"{address}: cannot be reached ({error}); is the cloud running, and the address right?") from error
+    client.loop_start()
+    try:
+        _heard(heard, address, enrolment)
+        client.subscribe(wire.down_topic(enrolment.device, "+"), qos=1)
+        _heard(heard, address, enrolment)
+    finally:
+        client.disconnect()
+        client.loop_stop()
+    return f"{address}: {enrolment.device} is let in"
+
+
+def _heard(heard: queue.Queue[str], address: str, enrolment: Enrolment) -> None:
+    try:
+        problem = heard.get(timeout=_BROKER_WITHIN_S)
+    except queue.Empty:
+        problem = f"no answer within {_BROKER_WITHIN_S:.0f} s"
+    if problem:
+        raise _Wrong(f"{address}: {enrolment.device}: {problem}; copy the enrolment from the cloud again")
+
+
+def _hub(settings: AgentSettings, enrolment: Enrolment) -> str:
+    """With a trust folder of its own: that of the update loop belongs to that loop."""
+    from edgecase_agent.trust import Trust, Unreachable, Untrusted
+
+    with tempfile.TemporaryDirectory(prefix="edgecase-check-") as name:
+        trust = Trust(Path(name), enrolment.hub_url, enrolment.root, max_bundle_bytes=settings.update.max_bundle_bytes)
+        try:
+            found = trust.look()
+        except Unreachable as error:
+            raise _Wrong(f"{enrolment.hub_url}: cannot be reached ({error}); is the cloud running?") from error
+        except Untrusted as error:
+            raise _Wrong(f"{enrolment.hub_url}: {error}; check the clock, then copy the enrolment again") from error
+    if found is None:
+        return f"{enrolment.hub_url}: trusted; nothing was released yet"
+    return (
+        f"{enrolment.hub_url}: trusted; release {found.channel.release} is {found.channel.name} {found.channel.version}"
+    )

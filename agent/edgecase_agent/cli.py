@@ -1,0 +1,263 @@
+"""`edgecase-agent`: run a device, check it, see how it is."""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+import threading
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, NoReturn
+
+import typer
+
+if TYPE_CHECKING:
+    from edgecase_agent.settings import AgentSettings
+    from edgecase_agent.status import Overview
+
+WRONG_INPUT = 2
+
+app = typer.Typer(
+    help="Watches a camera with a detector, keeps the frames that are worth a label, and brings them to the cloud.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+
+Config = Annotated[Path, typer.Option("-c", "--config", help="The device's settings.")]
+Json = Annotated[bool, typer.Option("--json", help="For a script to read.")]
+Parent = Annotated[int, typer.Option("--parent", hidden=True)]
+
+
+def _version(wanted: bool) -> None:
+    if wanted:
+        from edgecase_agent.status import version
+
+        typer.echo(version())
+        raise typer.Exit
+
+
+@app.callback()
+def _main(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version.")
+    ] = False,
+) -> None:
+    pass
+
+
+@app.command()
+def run(
+    config: Config = Path("agent.toml"),
+    drain_s: Annotated[
+        float, typer.Option(min=0, help="When a recording ends: how long to go on sending what is left.")
+    ] = 60.0,
+    keep_running: Annotated[
+        bool, typer.Option("--keep-running", help="When a recording ends: stay, for updates and what is left to send.")
+    ] = False,
+) -> None:
+    """Watch, send and update until stopped (Ctrl-C, SIGTERM) or until a recording ends."""
+    from edgecase_agent import log as logs
+    from edgecase_agent.settings import SettingsError, load_enrolment, load_settings
+    from edgecase_agent.supervisor import Loop, Supervisor, command, only_one
+
+    try:
+        settings = load_settings(config)
+        enrolled = load_enrolment(settings) is not None
+        logs.configure("supervisor", settings.log_level)
+        loops = [Loop("watch", command("watch", config), ends=True)]
+        if enrolled:
+            loops += [Loop(name, command(name, config)) for name in ("uplink", "update")]
+        left = (lambda: _left(settings.data / "spool")) if enrolled else None
+        with only_one(settings.data):
+            code = Supervisor(loops, left, drain_s=drain_s, keep_running=keep_running).run()
+    except SettingsError as error:
+        _wrong(error)
+    raise typer.Exit(code)
+
+
+@app.command()
+def check(config: Config = Path("agent.toml"), as_json: Json = False) -> None:
+    """Try configuration, disk, model, source, broker and hub, and say what to do about what fails."""
+    from edgecase_agent import checks
+
+    findings = []
+    if as_json:
+        import msgspec
+
+        findings = list(checks.every(config))
+        typer.echo(msgspec.json.format(msgspec.json.encode(findings)).decode())
+    else:
+        from rich.console import Console
+
+        console = Console(highlight=False, soft_wrap=True)
+        for finding in checks.every(config):
+            findings.append(finding)
+            mark = {True: "[green]✓[/]", False: "[red]✗[/]", None: "[dim]–[/]"}[finding.ok]
+            console.print(f"{mark} {finding.name:<13} ", end="")
+            console.print(finding.detail, markup=False)
+    if any(finding.ok is False for finding in findings):
+        raise typer.Exit(WRONG_INPUT)
+
+
+@app.command()
+def status(config: Config = Path("agent.toml"), as_json: Json = False) -> None:
+    """What the device runs, has seen, kept and sent, from its files; it need not be running."""
+    import msgspec
+
+    from edgecase_agent.settings import SettingsError, load_settings
+    from edgecase_agent.spool_open import SpoolError
+    from edgecase_agent.status import overview
+
+    try:
+        seen = overview(load_settings(config).data)
+    except (SettingsError, SpoolError) as error:
+        _wrong(error)
+    if as_json:
+        typer.echo(msgspec.json.format(msgspec.json.encode(seen)).decode())
+    else:
+        _show(seen)
+
+
+@app.command(hidden=True)
+def watch(config: Config, parent: Parent = 0) -> None:
+    """The loop that looks."""
+    from edgecase_agent import assemble
+
+    _loop(config, parent, assemble.watch, assemble.fatal_to_watch())
+
+
+@app.command(hidden=True)
+def uplink(config: Config, parent: Parent = 0) -> None:
+    """The loop that sends."""
+    from edgecase_agent import assemble
+
+    _loop(config, parent, assemble.uplink, assemble.FATAL)
+
+
+@app.command(hidden=True)
+def update(config: Config, parent: Parent = 0) -> None:
+    """The loop that fetches models."""
+    from edgecase_agent import assemble
+
+    _loop(config, parent, assemble.update, assemble.FATAL)
+
+
+@app.command("try-bundle", hidden=True)
+def try_bundle(bundle: Path, running: Path, parent: Parent = 0) -> None:
+    """Whether a bundle may run in place of another, as JSON; the model may take this process down."""
+    import msgspec
+
+    from edgecase_agent.supervisor import die_with
+    from edgecase_agent.update import try_bundle as tried
+
+    if parent:
+        die_with(parent)
+    findings = tried(bundle, running)
+    sys.stdout.buffer.write(msgspec.json.encode(findings))
+
+
+def _loop(
+    config: Path,
+    parent: int,
+    loop: Callable[[AgentSettings, threading.Event], None],
+    fatal: tuple[type[Exception], ...],
+) -> None:
+    import structlog
+
+    from edgecase_agent.settings import load_settings
+    from edgecase_agent.supervisor import die_with
+
+    if parent:
+        die_with(parent)
+    stopped = threading.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda _number, _frame: stopped.set())
+    try:
+        loop(load_settings(config), stopped)
+    except fatal as error:
+        _say(error)
+        _leave(WRONG_INPUT)
+    except Exception:  # noqa: BLE001 (the loop's own: it leaves its trace and is started again)
+        structlog.get_logger().exception("loop crashed")
+        _leave(1)
+    _leave(0)
+
+
+def _leave(code: int) -> NoReturn:
+    """End at once: a thread that waits for a camera does not keep us."""
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(code)
+
+
+def _left(spool: Path) -> int:
+    """Frames that are still to be sent; what cannot be told counts as one."""
+    from edgecase_agent.spool import Spool, SpoolError
+
+    try:
+        return Spool.look(spool).balance.spooled
+    except SpoolError:
+        return 1
+
+
+def _say(error: Exception) -> None:
+    typer.echo("error: " + " ".join(str(error).split()), err=True)
+
+
+def _wrong(error: Exception) -> NoReturn:
+    """One line that says what to do, and exit code 2."""
+    _say(error)
+    raise typer.Exit(WRONG_INPUT)
+
+
+def _show(seen: Overview) -> None:
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table(show_header=False, box=None, pad_edge=False)
+    table.add_column(style="bold")
+    table.add_column(overflow="fold")
+    for name, value in _lines(seen):
+        table.add_row(name, value)
+    Console(highlight=False).print(table)
+
+
+def _lines(seen: Overview) -> list[tuple[str, str]]:
+    watched: dict[str, Any] = seen.watch
+    balance = seen.balance
+    ends = ("acknowledged", "spooled", "evicted", "rejected", "declined", "lost_local")
+    parts = " + ".join(f"{getattr(balance, end):,} {end.replace('_', ' ')}" for end in ends)
+    lines = [
+        ("runs", _model_line(seen)),
+        (
+            "watch",
+            f"{watched.get('frames_seen', 0):,} frames seen, {watched.get('frames_skipped', 0):,} skipped, "
+            f"{watched.get('frames_per_s', 0.0)} a second; {watched.get('source', '')} {watched.get('source_state', '')}"
+            if watched
+            else "has not run here",
+        ),
+        ("frames kept", f"{balance.kept:,} = {parts}"),
+        ("spool", f"{seen.spool_bytes / 1e6:,.1f} MB on disk, {seen.bytes_sent / 1e6:,.1f} MB sent"),
+    ]
+    if seen.uplink is not None:
+        state = "connected" if seen.uplink.connected else seen.uplink.refused or "not connected"
+        lines.append(
+            ("uplink", f"{state}, {seen.uplink.in_flight} frames on their way ({seen.uplink.at:%Y-%m-%d %H:%M:%S} UTC)")
+        )
+    if seen.update is not None:
+        lines.append(("update", f"{seen.update.outcome}: {seen.update.why} ({seen.update.at:%Y-%m-%d %H:%M:%S} UTC)"))
+    lines += [
+        ("", f"{event['at'][:19]} {event['kind']} {event['frame_id']}: {event['reason']}") for event in seen.events[:5]
+    ]
+    return lines
+
+
+def _model_line(seen: Overview) -> str:
+    running = str(seen.watch.get("running_digest", ""))[:12] or "nothing yet"
+    if not seen.active:
+        return running
+    laid_down = seen.active["digest"][:12]
+    line = f"{running}, release {seen.active['release']}, slot {seen.active['slot']}"
+    return line if laid_down == running else f"{line}; {laid_down} is laid down to run"

@@ -1,0 +1,358 @@
+"""One frame at a time: looked at, scored, judged, and spooled where it is worth a label. Nothing but a broken disk ends the loop."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from enum import Enum
+from functools import partial
+from pathlib import Path
+from time import perf_counter
+from typing import Protocol
+
+import structlog
+
+from edgecase_agent import durable, encode, watch_status
+from edgecase_agent.committee import Cascade, Member, disagreement
+from edgecase_agent.fingerprint import fingerprint
+from edgecase_agent.frames import FrameMeta, boot_id, new_frame_id
+from edgecase_agent.latest import Nothing, feed_of
+from edgecase_agent.running import Model, RunningModel
+from edgecase_agent.scoring import Strategy, is_sound, score
+from edgecase_agent.selection import Candidate, Keep, Selection, Skip
+from edgecase_agent.source import Frame, Source
+from edgecase_agent.spool import Put, PutResult, SpoolError
+from edgecase_agent.watch_status import Stages, WatchStatus
+from edgecase_models import wire
+from edgecase_models.detections import Detections
+
+log = structlog.get_logger()
+
+
+class Outcome(Enum):
+    """What one step came to: a frame was looked at, none came in time, or none will come any more."""
+
+    LOOKED = "looked"
+    IDLE = "idle"
+    ENDED = "ended"
+
+
+class Sink(Protocol):
+    """Where kept frames go; `spool.Spool` in production."""
+
+    def put(self, jpeg: bytes, meta: FrameMeta) -> PutResult: ...
+
+
+@dataclass(frozen=True)
+class Committee:
+    """The second member, and which frames it is shown."""
+
+    cascade: Cascade
+    member: Member
+
+
+@dataclass(frozen=True)
+class WatchOptions:
+    """`camera`: the name that frames carry. `jpeg_sample_every`: each n-th frame is encoded to learn what all frames would weigh."""
+
+    camera: str = "camera"
+    strategy: Strategy = Strategy.EDE
+    jpeg_quality: int = 85
+    jpeg_sample_every: int = 30
+    status_every_s: float = 2.0
+    patience_s: float = 0.5
+
+
+class Shot:
+    """A frame with what was seen in it; encoded once, and only if somebody asks."""
+
+    __slots__ = ("_jpeg", "_quality", "detections", "frame", "model")
+
+    def __init__(self, frame: Frame, model: Model, detections: Detections, quality: int, jpeg: bytes = b"") -> None:
+        self.frame = frame
+        self.model = model
+        self.detections = detections
+        self._quality = quality
+        self._jpeg = jpeg
+
+    @property
+    def jpeg(self) -> bytes:
+        """The picture as it would be sent."""
+        if not self._jpeg:
+            self._jpeg = encode.jpeg(self.frame.picture, self._quality)
+        return self._jpeg
+
+    def meta(self, camera: str, keep: Keep) -> FrameMeta:
+        """What is said of the frame when it is kept: the boxes are those that the device reports.
+
+        Frames drawn at random go before others and are evicted after them, or they would be no random sample of what arrives.
+        """
+        height, width = self.frame.hw_px
+        return FrameMeta(
+            frame_id=new_frame_id(),
+            camera=camera,
+            frame_index=self.frame.index,
+            captured_at=self.frame.captured_at,
+            boot_id=boot_id(),
+            monotonic_ns=self.frame.monotonic_ns,
+            width_px=width,
+            height_px=height,
+            model_digest=self.model.digest,
+            classes=list(self.model.names),
+            score=keep.score,
+            reasons=list(keep.reasons),
+            boxes=wire.boxes_of(self.detections.above(self.model.operating_point)),
+            thumbnail_jpeg=encode.thumbnail(self.frame.picture),
+            priority=int(keep.audit),
+        )
+
+
+class Watch:
+    """The loop's parts, joined. `step` does one frame; `close` yields the last window and writes the state."""
+
+    def __init__(
+        self,
+        source: Source,
+        model: RunningModel,
+        selection: Selection[Shot],
+        sink: Sink,
+        state: Path,
+        options: WatchOptions = WatchOptions(),
+        committee: Committee | None = None,
+        *,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        """`state` is the folder of `watch.json` and `selection.json`; the counts of an earlier run are gone on from.
+
+        Raises `ValueError` for a committee with another strategy than EDE: its score could not be compared with theirs.
+        """
+        if committee is not None and options.strategy is not Strategy.EDE:
+            raise ValueError(
+                f"a committee refines ede, not {options.strategy}; choose ede, or switch the committee off"
+            )
+        state.mkdir(parents=True, exist_ok=True)
+        self._source = source
+        self._model = model
+        self._selection = selection
+        self._sink = sink
+        self._state = state
+        self._options = options
+        self._committee = committee
+        self._clock = clock
+        self._stages = Stages()
+        self._took_ms: dict[str, float] = {}
+        self._sample_bytes = 0
+        self._now_s = time.time()
+        self._trusted_disk = True
+        self._closed = False
+        self._status = watch_status.go_on_from(state)
+        self._skipped_before = self._status.frames_skipped
+        self._reported = (clock(), self._status.frames_seen)
+        self._feed = feed_of(source)
+
+    def step(self) -> Outcome:
+        """Take a frame, look at it, judge it. Raises what the source raises, and `StorageFailed` of a disk that cannot be trusted."""
+        start = perf_counter()
+        taken = self._feed.take(self._options.patience_s)
+        self._model.poll()
+        if isinstance(taken, Frame):
+            self._took_ms = {"wait": (perf_counter() - start) * 1e3}
+            self._now_s = taken.captured_at.timestamp()
+            self._see(taken)
+            self._settle()
+            self._stages.add(**self._took_ms)
+        elif taken is Nothing.YET:
+            self._now_s = time.time()
+            self._settle()
+        if self._clock() - self._reported[0] >= self._options.status_every_s:
+            self._report()
+        if isinstance(taken, Frame):
+            return Outcome.LOOKED
+        return Outcome.ENDED if taken is Nothing.MORE else Outcome.IDLE
+
+    @property
+    def status(self) -> WatchStatus:
+        """What `watch.json` says, as of now."""
+        status, model = self._status, self._model
+        status.at = wire.now()
+        status.source, status.source_state = self._source.name, self._source.state.value
+        status.frames_skipped = self._skipped_before + self._feed.skipped
+        status.running_digest, status.release = model.current.digest, model.current.release
+        status.swaps, status.model_failure = model.swaps, model.failure
+        status.stages_ms = self._stages.means()
+        return status
+
+    def close(self) -> None:
+        """End the source, keep what the open window yields, and write the state. Safe to call twice."""
+        if self._closed:
+            return
+        self._closed = True
+        self._feed.close()
+        self._model.close()
+        if self._trusted_disk:
+            self._settle(ending=True)
+            self._remember_budgets()
+        self._report()
+
+    # ---- one frame ---------------------------------------------------------------------------------------------
+
+    def _see(self, frame: Frame) -> None:
+        model, status = self._model.current, self._status
+        status.frames_seen += 1
+        try:
+            jpeg = self._weigh(frame)
+            detections = model.detector.detect(frame.picture)
+            stages = model.detector.stages_ms
+            self._took_ms |= {"pre": stages.pre, "run": stages.run, "post": stages.post}
+            with self._stage("score"):
+                first = score(detections, model.operating_point, self._options.strategy, model.calibration)
+            value, strategy, reasons = self._second_look(frame, model, detections, first)
+        except Exception as error:  # noqa: BLE001 (one frame, or a model that errs at times, must not end the loop)
+            self._failed(frame, error)
+            return
+        if not is_sound(value):
+            self._failed(frame, ValueError(f"its score is {value}"))
+            return
+        with self._stage("select"):
+            shot = Shot(frame, model, detections, self._options.jpeg_quality, jpeg)
+            self._offer(Candidate(shot, value, strategy, partial(fingerprint, frame.picture), reasons))
+
+    def _offer(self, candidate: Candidate[Shot]) -> None:
+        decision = self._selection.offer(candidate, self._now_s)
+        if isinstance(decision, Skip):
+            self._count_passed(decision)
+
+    def _second_look(
+        self, frame: Frame, model: Model, detections: Detections, first: float
+    ) -> tuple[float, str, tuple[wire.Reason, ...]]:
+        """The score that counts, the name of what it measures, and what else the committee said."""
+        committee = self._committee
+        asked = committee.cascade.judge(first) if committee is not None and is_sound(first) else None
+        if committee is None or asked is None:
+            return first, self._options.strategy.value, ()
+        self._status.second_looks += 1
+        with self._stage("second"):
+            view = committee.member.look(frame.picture, model.detector)
+            found = disagreement(detections, view, model.operating_point, model.calibration)
+        reasons = (
+            wire.Reason("ede", first, 0.0),
+            wire.Reason("disagreement", float(found.hard), 0.0, asked.propensity),
+        )
+        return found.c_ede, "c_ede", reasons
+
+    def _weigh(self, frame: Frame) -> bytes:
+        """Count what the frame would weigh; its JPEG where it is one of those that are really encoded."""
+        every, jpeg = self._options.jpeg_sample_every, b""
+        if self._sample_bytes == 0 or self._status.frames_seen % every == 0:
+            with self._stage("encode"):
+                jpeg = encode.jpeg(frame.picture, self._options.jpeg_quality)
+            self._sample_bytes = len(jpeg)
+        self._status.jpeg_bytes_seen += self._sample_bytes
+        return jpeg
+
+    def _failed(self, frame: Frame, error: Exception) -> None:
+        """Drop the frame and count it; the log gets the first, the second, the fourth, … so that a broken model cannot fill it."""
+        count = self._status.frames_failed = self._status.frames_failed + 1
+        self._status.problem = f"frame {frame.index}: {error}"[:300]
+        if count & (count - 1) == 0:
+            log.error("frame dropped", source=self._source.name, frame_index=frame.index, dropped=count, exc_info=error)
+
+    # ---- a window's end ----------------------------------------------------------------------------------------
+
+    def _settle(self, *, ending: bool = False) -> None:
+        with self._stage("select"):
+            verdicts = self._selection.close(self._now_s, self._size_bytes, ending=ending)
+        kept = [(verdict.item, verdict.decision) for verdict in verdicts if isinstance(verdict.decision, Keep)]
+        for verdict in verdicts:
+            if isinstance(verdict.decision, Skip):
+                self._count_passed(verdict.decision)
+        if kept:
+            self._remember_budgets()  # before the frames: after a crash in between less is sent, never more
+        for shot, keep in kept:
+            self._keep(shot, keep)
+
+    def _size_bytes(self, shot: Shot) -> int:
+        with self._stage("encode"):
+            return len(shot.jpeg)
+
+    def _keep(self, shot: Shot, keep: Keep) -> None:
+        self._status.selected += 1
+        self._status.audited += keep.audit
+        with self._stage("encode"):
+            meta, jpeg = shot.meta(self._options.camera, keep), shot.jpeg
+        strategies = [reason.strategy for reason in keep.reasons]
+        try:
+            with self._stage("spool"):
+                result = self._sink.put(jpeg, meta)
+        except durable.StorageFailed:
+            self._trusted_disk = False
+            raise
+        except (OSError, SpoolError) as error:
+            self._not_spooled(meta, str(error))
+            return
+        if result.outcome is not Put.KEPT:
+            self._not_spooled(meta, result.reason)
+        else:
+            log.info("frame kept", frame_id=meta.frame_id, reasons=strategies, score=round(keep.score, 4))
+
+    def _not_spooled(self, meta: FrameMeta, cause: str) -> None:
+        self._status.not_spooled += 1
+        self._status.problem = f"frame {meta.frame_id} was not spooled: {cause}"[:300]
+        log.warning("frame not spooled", frame_id=meta.frame_id, cause=cause)
+
+    def _remember_budgets(self) -> None:
+        try:
+            watch_status.write_selection(self._state, self._selection.state())
+        except durable.StorageFailed:
+            self._trusted_disk = False
+            raise
+        except OSError as error:
+            self._status.problem = f"the budgets could not be stored: {error}"[:300]
+            log.warning("budgets not stored", cause=str(error))
+
+    # ---- the report --------------------------------------------------------------------------------------------
+
+    def _count_passed(self, skip: Skip) -> None:
+        self._status.passed[skip.reason] = self._status.passed.get(skip.reason, 0) + 1
+
+    def _report(self) -> None:
+        now_s, seen = self._clock(), self._status.frames_seen
+        passed_s = now_s - self._reported[0]
+        if passed_s > 0:
+            self._status.frames_per_s = round((seen - self._reported[1]) / passed_s, 2)
+        self._reported = (now_s, seen)
+        try:
+            watch_status.write_status(self._state, self.status)
+        except OSError as error:
+            log.warning("status not written", cause=str(error))
+
+    def _stage(self, name: str) -> _Stopwatch:
+        return _Stopwatch(name, self._took_ms)
+
+
+class _Stopwatch:
+    """Adds the time of a `with` block to a stage."""
+
+    __slots__ = ("_name", "_start", "_took_ms")
+
+    def __init__(self, name: str, took_ms: dict[str, float]) -> None:
+        self._name = name
+        self._took_ms = took_ms
+
+    def __enter__(self) -> None:
+        self._start = perf_counter()
+
+    def __exit__(self, *_: object) -> None:
+        took_ms = (perf_counter() - self._start) * 1e3
+        self._took_ms[self._name] = self._took_ms.get(self._name, 0.0) + took_ms
+
+
+def run(watch: Watch, stopped: threading.Event) -> None:
+    """Step until the source ends or `stopped` is set, and close in any case."""
+    try:
+        while not stopped.is_set() and watch.step() is not Outcome.ENDED:
+            pass
+    finally:
+        watch.close()

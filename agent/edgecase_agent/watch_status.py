@@ -1,0 +1,118 @@
+"""What the watch loop says of itself: `state/watch.json`, written every other second and gone on from after a restart."""
+
+from __future__ import annotations
+
+import os
+from datetime import datetime
+from pathlib import Path
+from typing import Final
+
+import msgspec
+import structlog
+
+from edgecase_agent import durable
+from edgecase_agent.selection import SelectionState
+from edgecase_models import wire
+
+log = structlog.get_logger()
+
+STATUS_FILE: Final = "watch.json"
+SELECTION_FILE: Final = "selection.json"
+_HORIZON: Final = 256
+
+
+class StageMeans(msgspec.Struct):
+    """Means in ms a frame, over the last 256 frames or so; `wait` is for the decoder or the camera, `second` for the committee."""
+
+    wait: float = 0.0
+    pre: float = 0.0
+    run: float = 0.0
+    post: float = 0.0
+    score: float = 0.0
+    second: float = 0.0
+    select: float = 0.0
+    encode: float = 0.0
+    spool: float = 0.0
+
+
+class Stages:
+    """Running means of the stages: exact over the first frames, exponential from then on."""
+
+    def __init__(self) -> None:
+        self.frames = 0
+        self._means = dict.fromkeys(StageMeans.__struct_fields__, 0.0)
+
+    def add(self, **took_ms: float) -> None:
+        """One frame's stages; those that are left out took no time."""
+        self.frames += 1
+        weight = 1 / min(self.frames, _HORIZON)
+        for name, mean in self._means.items():
+            self._means[name] = mean + weight * (took_ms.get(name, 0.0) - mean)
+
+    def means(self) -> StageMeans:
+        """Rounded to a microsecond."""
+        return StageMeans(**{name: round(mean, 3) for name, mean in self._means.items()})
+
+
+class WatchStatus(msgspec.Struct, kw_only=True):
+    """What the loop did in the life of its data folder, and how it goes now.
+
+    `frames_seen` were looked at, `frames_skipped` came while the model was busy with another, `frames_failed` gave no sound score.
+    `jpeg_bytes_seen` estimates what all frames seen would weigh as the JPEGs that would be sent: every n-th is encoded and stands for
+    those up to the next. `selected` frames were worth a label, `audited` of them by chance; `not_spooled` found no room on the disk.
+    `passed` counts why the others were let go, since the start.
+    """
+
+    at: datetime
+    pid: int = 0
+    source: str = ""
+    source_state: str = ""
+    frames_seen: int = 0
+    frames_skipped: int = 0
+    frames_failed: int = 0
+    jpeg_bytes_seen: int = 0
+    frames_per_s: float = 0.0
+    running_digest: str = ""
+    release: int = 0
+    swaps: int = 0
+    model_failure: str = ""
+    selected: int = 0
+    audited: int = 0
+    not_spooled: int = 0
+    second_looks: int = 0
+    problem: str = ""
+    passed: dict[str, int] = {}
+    stages_ms: StageMeans = msgspec.field(default_factory=StageMeans)
+
+
+def go_on_from(state: Path) -> WatchStatus:
+    """The status of the last run with its counts, for the next to go on from; a new one where there is none."""
+    try:
+        last = msgspec.json.decode((state / STATUS_FILE).read_bytes(), type=WatchStatus)
+    except (OSError, msgspec.MsgspecError):
+        last = WatchStatus(at=wire.now())
+    last.at, last.pid = wire.now(), os.getpid()
+    last.passed, last.problem, last.model_failure, last.swaps = {}, "", "", 0
+    return last
+
+
+def write_status(state: Path, status: WatchStatus) -> None:
+    """Replace `state/watch.json`; raises `OSError` where the disk is full."""
+    durable.replace_lazily(state / STATUS_FILE, msgspec.json.format(msgspec.json.encode(status), indent=1))
+
+
+def read_selection(state: Path) -> SelectionState | None:
+    """What an earlier run left of its budgets; None, and a warning where the file is damaged."""
+    path = state / SELECTION_FILE
+    try:
+        return msgspec.json.decode(path.read_bytes(), type=SelectionState)
+    except FileNotFoundError:
+        return None
+    except (OSError, msgspec.MsgspecError) as error:
+        log.warning("budget state unreadable; starting afresh", path=str(path), cause=str(error))
+        return None
+
+
+def write_selection(state: Path, selection: SelectionState) -> None:
+    """Replace `state/selection.json` durably; raises `OSError` where the disk is full."""
+    durable.replace(state / SELECTION_FILE, msgspec.json.encode(selection))

@@ -1,0 +1,159 @@
+"""What the line to the broker promises, over a real broker: it says whether it stands, it comes back, and nothing kills it silently."""
+
+from __future__ import annotations
+
+import secrets
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import pytest
+
+from edgecase_agent.mqtt import LinkDied, Login, MqttLink
+from edgecase_models import wire
+from support.broker import Broker
+from support.wait import until
+
+
+@contextmanager
+def linked(broker: Broker, device: str, password: str | None = None) -> Iterator[MqttLink]:
+    login = Login(broker.host, broker.port, device, password or broker.add_device(device))
+    link = MqttLink(login, device, wake=lambda: None, keepalive_s=5)
+    link.start()
+    try:
+        yield link
+    finally:
+        link.stop()
+
+
+def connected(link: MqttLink) -> MqttLink:
+    until(lambda: link.connected, what="the link to stand")
+    return link
+
+
+def an_ack() -> wire.Ack:
+    return wire.Ack(frame_id=secrets.token_hex(16), sha256="0" * 64)
+
+
+def test_messages_arrive_in_order_and_one_at_a_time(broker: Broker) -> None:
+    cloud = broker.ingest_client()
+    with linked(broker, "link-1") as link:
+        assert connected(link).receive() is None
+        sent = [an_ack() for _ in range(20)]
+        for message in sent:
+            cloud.send("edgecase/1/down/link-1/ack", wire.encode(message))
+        assert [until(link.receive, what="a message") for _ in sent] == sent
+    cloud.leave()
+
+
+def test_what_is_published_while_connected_reaches_the_broker_and_before_that_nothing_is_taken(broker: Broker) -> None:
+    cloud = broker.ingest_client("edgecase/1/up/#")
+    link = MqttLink(Login(broker.host, broker.port, "link-2", broker.add_device("link-2")), "link-2", wake=lambda: None)
+    assert not link.publish("edgecase/1/up/link-2/offer", b"too early")
+    link.start()
+    assert connected(link).publish("edgecase/1/up/link-2/offer", b"now")
+    until(lambda: b"now" in [message.payload for message in cloud.received])
+    assert b"too early" not in [message.payload for message in cloud.received]
+    link.stop()
+    assert not link.publish("edgecase/1/up/link-2/offer", b"too late")
+    cloud.leave()
+
+
+def test_each_connection_has_a_session_of_its_own_and_the_last_will_names_it(own_broker: Broker) -> None:
+    with linked(own_broker, "link-3") as link:
+        first = connected(link).session
+        own_broker.kill()
+        until(lambda: not link.connected, what="the loss to be noticed")
+        own_broker.start()
+        until(lambda: link.connected, within_s=30, what="the link to come back")
+        second = link.session
+        assert first != second
+        cloud = own_broker.ingest_client("edgecase/1/up/link-3/status")
+        link._client.socket().close()  # type: ignore[union-attr]  # the connection breaks without a goodbye
+        until(lambda: cloud.received, what="the last will")
+        will = wire.decode_up(cloud.received[0].payload)
+        assert isinstance(will, wire.Status)
+        assert (will.online, will.session) == (False, second)
+        cloud.leave()
+
+
+def test_last_words_replace_the_retained_status(broker: Broker) -> None:
+    with linked(broker, "link-4") as link:
+        session = connected(link).session
+        words = wire.Status(device="link-4", online=False, session=session, at=wire.now(), frames_seen=7)
+        link.stop(wire.encode(words))
+    cloud = broker.ingest_client("edgecase/1/up/link-4/status")
+    until(lambda: cloud.received, what="the retained status")
+    assert wire.decode_up(cloud.received[0].payload) == words
+    assert cloud.received[0].retained
+    cloud.leave()
+
+
+def test_a_wrong_password_is_said_and_nothing_is_published(broker: Broker) -> None:
+    broker.add_device("link-5")
+    with linked(broker, "link-5", "wrong") as link:
+        until(lambda: link.refused, what="the refusal")
+        assert not link.connected
+        assert not link.publish("edgecase/1/up/link-5/offer", b"x")
+
+
+def test_a_broker_that_is_not_there_is_waited_for(own_broker: Broker) -> None:
+    password = own_broker.add_device("link-6")
+    own_broker.kill()
+    with linked(own_broker, "link-6", password) as link:
+        assert link.receive() is None
+        own_broker.start()
+        until(lambda: link.connected, within_s=30, what="the link to stand")
+
+
+@pytest.mark.parametrize(
+    "payload", [b"", b"{", b"null", b"[" * 50_000, b'{"type":"ack"}', b"\xff\xfe", b'{"type":"grant","v":9}']
+)
+def test_what_cannot_be_read_is_dropped_counted_and_harms_nothing(broker: Broker, payload: bytes) -> None:
+    cloud = broker.ingest_client()
+    with linked(broker, "link-7") as link:
+        connected(link)
+        cloud.send("edgecase/1/down/link-7/ack", payload)
+        message = an_ack()
+        cloud.send("edgecase/1/down/link-7/ack", wire.encode(message))
+        assert until(link.receive, what="the next message") == message
+        assert link.dropped == 1
+    cloud.leave()
+
+
+def test_a_fault_in_a_callback_reaches_the_loop_instead_of_ending_the_thread_unseen(broker: Broker) -> None:
+    cloud = broker.ingest_client()
+    woken = threading.Event()
+    login = Login(broker.host, broker.port, "link-8", broker.add_device("link-8"))
+    link = MqttLink(login, "link-8", wake=woken.set)
+    link.start()
+    connected(link)
+    link._inbox.put_nowait = lambda _item: 1 / 0  # type: ignore[assignment, method-assign]
+    cloud.send("edgecase/1/down/link-8/ack", wire.encode(an_ack()))
+
+    def raised() -> bool:
+        try:
+            link.receive()
+        except LinkDied:
+            return True
+        return False
+
+    until(raised, what="the fault")
+    assert woken.is_set()
+    link.stop()
+    cloud.leave()
+
+
+def test_a_network_thread_that_is_no_more_is_noticed(broker: Broker) -> None:
+    with linked(broker, "link-9") as link:
+        connected(link)
+        link._client.disconnect()
+        thread = link._thread
+        assert thread is not None
+        thread.join(10)
+        with pytest.raises(LinkDied):
+            link.receive()
+
+
+def test_the_password_is_in_no_representation(broker: Broker) -> None:
+    assert "hunter2" not in repr(Login("host", 1, "user", "hunter2"))

@@ -1,0 +1,219 @@
+"""What the settings promise: what is set is what counts, and a mistake is one line that names it and its cure."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import settings as examples
+from hypothesis import strategies as st
+
+from edgecase_agent.selection import Rules
+from edgecase_agent.settings import (
+    AgentSettings,
+    SelectionSettings,
+    SettingsError,
+    known_keys,
+    load_enrolment,
+    load_settings,
+)
+
+LEAST = """
+[source]
+uri = "clip.mp4"
+[model]
+bundle = "model.tar"
+"""
+
+
+@pytest.fixture(autouse=True)
+def no_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in [name for name in os.environ if name.startswith("EDGECASE_")]:
+        monkeypatch.delenv(name)
+
+
+def load(folder: Path, content: str | bytes) -> AgentSettings:
+    path = folder / "agent.toml"
+    path.write_bytes(content if isinstance(content, bytes) else content.encode())
+    return load_settings(path)
+
+
+def refused(folder: Path, content: str | bytes) -> str:
+    with pytest.raises(SettingsError) as caught:
+        load(folder, content)
+    line = str(caught.value)
+    assert "\n" not in line
+    return line
+
+
+def test_a_source_and_a_model_are_enough_and_paths_are_relative_to_the_file(tmp_path: Path) -> None:
+    settings = load(tmp_path, LEAST)
+    assert settings.source.uri == str(tmp_path / "clip.mp4")
+    assert settings.model.bundle == tmp_path / "model.tar"
+    assert settings.data == tmp_path / "data"
+    assert settings.enrolment is None
+    assert load_enrolment(settings) is None
+
+
+def test_an_address_with_a_scheme_is_no_path(tmp_path: Path) -> None:
+    assert load(tmp_path, LEAST.replace("clip.mp4", "sim://street?seed=1")).source.uri == "sim://street?seed=1"
+
+
+def test_the_environment_counts_over_the_file_and_an_empty_variable_does_not(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("EDGECASE_SELECTION__WINDOW_S", "3.5")
+    monkeypatch.setenv("EDGECASE_SELECTION__GAP_S", "")
+    monkeypatch.setenv("EDGECASE_DATA", "/elsewhere")
+    settings = load(tmp_path, LEAST + "[selection]\nwindow_s = 7\ngap_s = 2\n")
+    assert (settings.selection.window_s, settings.selection.gap_s, settings.data) == (3.5, 2.0, Path("/elsewhere"))
+
+
+def test_an_unknown_key_is_named_with_the_nearest_known_one(tmp_path: Path) -> None:
+    said = refused(tmp_path, LEAST + "[selecton]\nwindow_s = 1\n")
+    assert said == 'unknown key "selecton.window_s" in agent.toml; did you mean "selection.window_s"?'
+    said = refused(tmp_path, "window_s = 1\n" + LEAST)
+    assert said == 'unknown key "window_s" in agent.toml; did you mean "selection.window_s"?'
+    assert refused(tmp_path, "nonsense = 1\n" + LEAST) == 'unknown key "nonsense" in agent.toml'
+
+
+def test_an_unknown_variable_is_named_with_the_nearest_known_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("EDGECASE_SELECTON__WINDOW_S", "1")
+    assert "EDGECASE_SELECTION__WINDOW_S" in refused(tmp_path, LEAST)
+    monkeypatch.delenv("EDGECASE_SELECTON__WINDOW_S")
+    monkeypatch.setenv("EDGECASE_CLOUD_WEB__PORT", "1")
+    load(tmp_path, LEAST)
+
+
+@pytest.mark.parametrize(
+    ("content", "expected"),
+    [
+        (
+            "[source]\nuri = 3\n[model]\nbundle = 'x'",
+            '"source.uri" in agent.toml: input should be a valid string, not 3',
+        ),
+        (
+            LEAST + "[uplink]\nin_flight = 0",
+            '"uplink.in_flight" in agent.toml: input should be greater than or equal to 1, not 0',
+        ),
+        (LEAST + "[selection]\nwindow_s = nan", "input should be a finite number, not nan"),
+        (LEAST + "[selection]\nwindow_s = 1e400", "finite number, not inf"),
+        (
+            LEAST + "[selection]\nwindow_s = '\u202eten'",
+            '"selection.window_s" in agent.toml: input should be a valid number',
+        ),
+        (LEAST + "[model]\nthreads = 1", "not valid TOML: Cannot declare ('model',) twice (at line 6"),
+        (LEAST + "threads = 1\nthreads = 2", "not valid TOML: Cannot overwrite a value"),
+        ("[source]\nuri = 'a'", '"model" is missing in agent.toml'),
+        ("uplink = 3" + LEAST, '"uplink" in agent.toml: input should be a valid dictionary'),
+        ("device = 'Cam 1'" + LEAST, "string should match pattern '^[a-z0-9_-]{1,64}$', not 'Cam 1'"),
+        (b"\xff\xfe\x00", "not UTF-8; save the file as UTF-8"),
+        ("x = " + "[" * 10_000, "not valid TOML"),
+        ("", '"source" is missing in agent.toml (and 1 more)'),
+    ],
+)
+def test_what_cannot_be_used_is_one_line_that_names_key_file_and_fault(
+    tmp_path: Path, content: str | bytes, expected: str
+) -> None:
+    assert expected in refused(tmp_path, content)
+
+
+def test_tabs_and_the_mark_that_windows_editors_put_first_do_no_harm(tmp_path: Path) -> None:
+    settings = load(tmp_path, b"\xef\xbb\xbf" + (LEAST + "[selection]\n\twindow_s\t=\t4\r\n").encode())
+    assert settings.selection.window_s == 4
+
+
+def test_a_missing_file_is_named(tmp_path: Path) -> None:
+    with pytest.raises(SettingsError, match=r"none\.toml: cannot be read \(No such file"):
+        load_settings(tmp_path / "none.toml")
+
+
+@examples(max_examples=150, deadline=None)
+@given(content=st.one_of(st.binary(max_size=200), st.text(max_size=200).map(str.encode)))
+def test_whatever_the_file_holds_there_is_nothing_but_settings_or_one_line(
+    tmp_path_factory: pytest.TempPathFactory, content: bytes
+) -> None:
+    path = tmp_path_factory.getbasetemp() / "fuzzed.toml"
+    path.write_bytes(content)
+    with pytest.raises(SettingsError) as caught:
+        load_settings(path)
+    assert "\n" not in str(caught.value)
+
+
+def test_every_key_says_what_it_is_for_and_the_selection_is_that_of_the_rules() -> None:
+    for name, section in AgentSettings.model_fields.items():
+        described = [section] if section.annotation is None else [section, *_fields(section.annotation)]
+        assert any(field.description for field in described) or name == "log_level", name
+    assert "selection.window_s" in set(known_keys())
+    rules = {field.name: field.default for field in dataclasses.fields(Rules)}
+    mirrored = {name: field.default for name, field in SelectionSettings.model_fields.items() if name != "strategy"}
+    assert mirrored == rules
+
+
+def _fields(annotation: object) -> list:
+    return list(getattr(annotation, "model_fields", {}).values())
+
+
+# ---- enrolment -----------------------------------------------------------------------------------------------------
+
+DEVICE = """
+device = "cam-1"
+mqtt_host = "127.0.0.1"
+mqtt_port = 8701
+mqtt_username = "cam-1"
+hub_url = "http://127.0.0.1:8700"
+something_new = true
+"""
+
+
+def enrolled(folder: Path, device: str = DEVICE, own: str = "") -> AgentSettings:
+    (folder / "enrolment").mkdir()
+    (folder / "enrolment" / "device.toml").write_text(device)
+    (folder / "enrolment" / "password").write_text("secret\n")
+    (folder / "enrolment" / "root.json").write_bytes(b"{}")
+    return load(folder, f'enrolment = "enrolment"\n{own}\n{LEAST}')
+
+
+def test_an_enrolment_gives_the_identity_and_its_password_is_never_shown(tmp_path: Path) -> None:
+    enrolment = load_enrolment(enrolled(tmp_path))
+    assert enrolment is not None
+    assert (enrolment.device, enrolment.mqtt_port, enrolment.password, enrolment.root) == (
+        "cam-1",
+        8701,
+        "secret",
+        b"{}",
+    )
+    assert "secret" not in repr(enrolment)
+
+
+@pytest.mark.parametrize(
+    ("device", "own", "expected"),
+    [
+        (DEVICE, 'device = "cam-2"', 'device is "cam-2", but'),
+        (DEVICE.replace("8701", "99999"), "", "device.toml: Expected `int` <= 65535"),
+        (DEVICE.replace('device = "cam-1"', 'device = "../x"'), "", "device.toml"),
+        (DEVICE.replace("http://", "file://"), "", "device.toml"),
+        ("x", "", "device.toml: not valid TOML"),
+    ],
+)
+def test_an_enrolment_that_cannot_be_used_is_one_line(tmp_path: Path, device: str, own: str, expected: str) -> None:
+    settings = enrolled(tmp_path, device, own)
+    with pytest.raises(SettingsError) as caught:
+        load_enrolment(settings)
+    assert expected in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_missing_enrolment_names_the_command_that_makes_one(tmp_path: Path) -> None:
+    settings = load(tmp_path, f'enrolment = "nowhere"\n{LEAST}')
+    with pytest.raises(SettingsError, match="nowhere: no such folder; make one with `edgecase-cloud device add`"):
+        load_enrolment(settings)
+    enrolled_settings = enrolled(tmp_path)
+    (tmp_path / "enrolment" / "password").unlink()
+    with pytest.raises(SettingsError, match="edgecase-cloud device add"):
+        load_enrolment(enrolled_settings)

@@ -1,0 +1,119 @@
+"""A real S3 server (SeaweedFS, as the cloud runs it) on a free loopback port.
+
+    with running_s3(tmp_path) as server:
+        server.store.put("a", b"b")          # an ObjectStore with the bucket made
+        grant = server.store.presign_put("k", len(content), sha256)
+        put(grant, content)                  # as a device does: (status, body)
+
+or, as a fixture of the whole session: `s3`; give each test keys of its own.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import subprocess
+import urllib.error
+import urllib.request
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import pytest
+
+from edgecase_cloud import processes, weed
+from edgecase_cloud.store import ObjectStore, PutGrant, StoreError
+from support.wait import until
+
+HOST = "127.0.0.1"
+
+
+def put(grant: PutGrant, content: bytes, **headers: str) -> tuple[int, str]:
+    """PUT as a device does; the status and, for a refusal, what the store said. `headers` replace those of the grant."""
+    request = urllib.request.Request(grant.url, data=content, method="PUT", headers={**grant.headers, **headers})
+    try:
+        with urllib.request.urlopen(request, timeout=10) as answer:
+            return answer.status, ""
+    except urllib.error.HTTPError as error:
+        return error.code, error.read().decode(errors="replace")
+
+
+def anonymous(url: str, method: str = "GET", content: bytes | None = None) -> int:
+    """The status that somebody without any key gets."""
+    request = urllib.request.Request(url, data=content, method=method)
+    try:
+        with urllib.request.urlopen(request, timeout=10) as answer:
+            return int(answer.status)
+    except urllib.error.HTTPError as error:
+        return error.code
+
+
+@dataclass
+class S3Server:
+    """A weed process; it may be killed and started again on the same port and folder."""
+
+    folder: Path
+    port: int = field(default_factory=lambda: processes.free_port(HOST))
+    host: str = HOST
+    process: subprocess.Popen[bytes] | None = None
+
+    def __post_init__(self) -> None:
+        self.keys = weed.keys(self.folder / "keys")
+        self.store = ObjectStore(self.url, self.keys.access_key, self.keys.secret_key)
+
+    @property
+    def url(self) -> str:
+        """The S3 endpoint."""
+        return f"http://{self.host}:{self.port}"
+
+    @property
+    def log(self) -> Path:
+        """What the server wrote."""
+        return self.folder / "store.log"
+
+    def start(self) -> None:
+        """Returns when the bucket is there."""
+        command = weed.command(self.folder / "store", self.keys, host=self.host, s3_port=self.port)
+        self.process = processes.start(
+            command, log=self.log, folder=self.folder / "store", environment={**os.environ, "HOME": str(self.folder)}
+        )
+        until(self._ready, within_s=30, what="store to take the bucket")
+
+    def stop(self) -> None:
+        """End it in order (SIGTERM)."""
+        if self.process is not None:
+            processes.stop(self.process, 10)
+            self.process = None
+
+    def kill(self) -> None:
+        """End it at once (SIGKILL), as a crash would."""
+        assert self.process is not None
+        self.process.send_signal(signal.SIGKILL)
+        self.process.wait()
+        self.process = None
+
+    def _ready(self) -> bool:
+        try:
+            self.store.ensure_bucket()
+        except StoreError:
+            return False
+        return True
+
+
+@contextlib.contextmanager
+def running_s3(folder: Path) -> Iterator[S3Server]:
+    """A store with its bucket, stopped at the end."""
+    server = S3Server(folder)
+    server.start()
+    try:
+        yield server
+    finally:
+        server.stop()
+
+
+@pytest.fixture(scope="session")
+def s3(tmp_path_factory: pytest.TempPathFactory) -> Iterator[S3Server]:
+    """One store for all tests that do not stop it."""
+    with running_s3(tmp_path_factory.mktemp("s3")) as server:
+        yield server
