@@ -1,0 +1,258 @@
+"""What the cloud knows: devices, frames, annotations, datasets, jobs and releases, as rows that outlive any process."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+from enum import StrEnum
+from pathlib import Path
+from types import MappingProxyType
+from typing import Any, Final
+
+import sqlalchemy as sa
+from sqlalchemy import JSON, BigInteger, ForeignKey, Index, LargeBinary, String, UniqueConstraint, event
+from sqlalchemy.engine import Dialect
+from sqlalchemy.orm import DeclarativeBase, Mapped, Session, mapped_column, sessionmaker
+
+
+class UtcDateTime(sa.TypeDecorator[datetime]):
+    """An aware UTC time, also on SQLite, which keeps no zone."""
+
+    impl = sa.DateTime(timezone=True)
+    cache_ok = True
+
+    def process_bind_param(self, value: datetime | None, dialect: Dialect) -> datetime | None:  # noqa: ARG002
+        if value is None:
+            return None
+        if value.tzinfo is None:
+            raise ValueError("a time without a zone cannot be stored; use aware UTC")
+        return value.astimezone(UTC)
+
+    def process_result_value(self, value: datetime | None, dialect: Dialect) -> datetime | None:  # noqa: ARG002
+        return None if value is None else value.replace(tzinfo=UTC) if value.tzinfo is None else value.astimezone(UTC)
+
+
+class Delivery(StrEnum):
+    """How far a frame has come; `DELIVERY_MOVES` says where it may go from there."""
+
+    OFFERED = "offered"
+    GRANTED = "granted"
+    ACKNOWLEDGED = "acknowledged"
+    DECLINED = "declined"
+    REJECTED = "rejected"
+
+
+DELIVERY_MOVES: Final = MappingProxyType(
+    {
+        Delivery.OFFERED: frozenset({Delivery.GRANTED, Delivery.DECLINED}),
+        Delivery.GRANTED: frozenset({Delivery.ACKNOWLEDGED, Delivery.REJECTED}),
+        Delivery.ACKNOWLEDGED: frozenset[Delivery](),
+        Delivery.DECLINED: frozenset[Delivery](),
+        Delivery.REJECTED: frozenset[Delivery](),
+    }
+)
+
+
+class Review(StrEnum):
+    """What a person said of a frame: OPEN until it is accepted as it is, corrected, or rejected as not worth a label."""
+
+    OPEN = "open"
+    ACCEPTED = "accepted"
+    CORRECTED = "corrected"
+    REJECTED = "rejected"
+
+
+class JobState(StrEnum):
+    """QUEUED -> RUNNING -> DONE | FAILED."""
+
+    QUEUED = "queued"
+    RUNNING = "running"
+    DONE = "done"
+    FAILED = "failed"
+
+
+class Choice(sa.TypeDecorator[StrEnum]):
+    """One member of an enumeration, kept as its value; anything else is an error on the way in and on the way out."""
+
+    impl = String(16)
+    cache_ok = True
+
+    def __init__(self, choices: type[StrEnum]) -> None:
+        super().__init__()
+        self.choices = choices
+
+    def process_bind_param(self, value: str | None, dialect: Dialect) -> str | None:  # noqa: ARG002
+        return None if value is None else self.choices(value).value
+
+    def process_result_value(self, value: str | None, dialect: Dialect) -> StrEnum | None:  # noqa: ARG002
+        return None if value is None else self.choices(value)
+
+
+class Base(DeclarativeBase):
+    type_annotation_map = {datetime: UtcDateTime, dict[str, Any]: JSON, list[Any]: JSON}  # noqa: RUF012
+
+
+class Device(Base):
+    """A device that was added, with what it last reported of itself."""
+
+    __tablename__ = "devices"
+    id: Mapped[str] = mapped_column(String(64), primary_key=True)
+    added_at: Mapped[datetime]
+    password_sha256: Mapped[str] = mapped_column(String(64))
+    online: Mapped[bool] = mapped_column(default=False)
+    session: Mapped[str] = mapped_column(default="")
+    last_seen_at: Mapped[datetime | None]
+    running_digest: Mapped[str] = mapped_column(default="")
+    status: Mapped[dict[str, Any]] = mapped_column(default=dict)  # the last wire.Status, as JSON
+
+
+class Frame(Base):
+    """A frame that a device offered. The row exists before the object; ACKNOWLEDGED means that the object was checked."""
+
+    __tablename__ = "frames"
+    __table_args__ = (Index("ix_frames_device_id_offered_at", "device_id", "offered_at"),)
+    id: Mapped[str] = mapped_column(String(32), primary_key=True)
+    device_id: Mapped[str] = mapped_column(ForeignKey("devices.id"))
+    camera: Mapped[str]
+    frame_index: Mapped[int] = mapped_column(BigInteger)
+    captured_at: Mapped[datetime] = mapped_column(index=True)
+    boot_id: Mapped[str] = mapped_column(
+        default=""
+    )  # with monotonic_ns: the order that a wrong wall clock cannot change
+    monotonic_ns: Mapped[int] = mapped_column(BigInteger, default=0)
+    offered_at: Mapped[datetime]
+    acknowledged_at: Mapped[datetime | None]
+    delivery: Mapped[Delivery] = mapped_column(Choice(Delivery), index=True)
+    delivery_reason: Mapped[str] = mapped_column(default="")
+    key: Mapped[str] = mapped_column(default="")
+    sha256: Mapped[str] = mapped_column(String(64), index=True)
+    size_bytes: Mapped[int]
+    width_px: Mapped[int]
+    height_px: Mapped[int]
+    media_type: Mapped[str]
+    model_digest: Mapped[str] = mapped_column(String(64))
+    score: Mapped[float] = mapped_column(index=True)
+    reasons: Mapped[list[Any]]  # wire.Reason as JSON objects
+    boxes: Mapped[list[Any]]  # [class index in the catalogue's class table, score, x1, y1, x2, y2] in pixels
+    thumbnail_jpeg: Mapped[bytes] = mapped_column(LargeBinary, default=b"")
+    review: Mapped[Review] = mapped_column(Choice(Review), default=Review.OPEN, index=True)
+    revision: Mapped[int] = mapped_column(default=0)  # counts annotations; a save must name the one it has seen
+
+
+class Annotation(Base):
+    """One answer to one frame; the newest revision counts, older ones stay."""
+
+    __tablename__ = "annotations"
+    __table_args__ = (UniqueConstraint("frame_id", "revision"),)
+    id: Mapped[int] = mapped_column(primary_key=True)
+    frame_id: Mapped[str] = mapped_column(ForeignKey("frames.id"), index=True)
+    revision: Mapped[int]
+    verdict: Mapped[Review] = mapped_column(Choice(Review))
+    boxes: Mapped[list[Any]]  # {"cls", "x1", "y1", "x2", "y2", "origin": "model" | "edited" | "human"} in pixels
+    author: Mapped[str]
+    created_at: Mapped[datetime]
+
+
+class ObjectClass(Base):
+    """The class table: indices are given once, in order, and never change or go."""
+
+    __tablename__ = "classes"
+    index: Mapped[int] = mapped_column(primary_key=True, autoincrement=False)
+    name: Mapped[str] = mapped_column(unique=True)
+
+
+class Dataset(Base):
+    """An immutable dataset version; its id is the digest of its manifest."""
+
+    __tablename__ = "datasets"
+    id: Mapped[str] = mapped_column(String(64), primary_key=True)
+    name: Mapped[str]
+    kind: Mapped[str] = mapped_column(String(16))  # "base" (imported), "labelled" (from annotations) or "golden"
+    created_at: Mapped[datetime]
+    path: Mapped[str]  # relative to the data folder
+    pictures: Mapped[int]
+    boxes: Mapped[int]
+    summary: Mapped[dict[str, Any]]  # counts per split, class, condition and device
+
+
+class Job(Base):
+    """Work for the learning worker: `retrain` runs dataset -> training -> export -> gate -> release."""
+
+    __tablename__ = "jobs"
+    id: Mapped[int] = mapped_column(primary_key=True)
+    kind: Mapped[str] = mapped_column(String(16))
+    state: Mapped[JobState] = mapped_column(Choice(JobState), default=JobState.QUEUED, index=True)
+    created_at: Mapped[datetime]
+    started_at: Mapped[datetime | None]
+    finished_at: Mapped[datetime | None]
+    request: Mapped[dict[str, Any]]
+    stage: Mapped[str] = mapped_column(default="")  # "dataset", "train", "export", "gate", "release"
+    progress: Mapped[float] = mapped_column(default=0.0)  # of the stage, 0 to 1
+    result: Mapped[dict[str, Any]] = mapped_column(default=dict)
+    error: Mapped[str] = mapped_column(default="")
+
+
+class Bundle(Base):
+    """A packed model. The incumbent is the newest released one."""
+
+    __tablename__ = "bundles"
+    digest: Mapped[str] = mapped_column(String(64), primary_key=True)
+    name: Mapped[str]
+    version: Mapped[str]
+    release: Mapped[int | None] = mapped_column(unique=True)  # monotonic, given when it is signed and published
+    created_at: Mapped[datetime]
+    released_at: Mapped[datetime | None]
+    path: Mapped[str]  # relative to the data folder
+    dataset_id: Mapped[str | None] = mapped_column(ForeignKey("datasets.id"))
+    parent_digest: Mapped[str | None] = mapped_column(String(64))
+    gate: Mapped[dict[str, Any]] = mapped_column(default=dict)  # the gate's report
+
+
+class Event(Base):
+    """Append-only: who did what, and what went wrong (incidents, dead letters, forged topics)."""
+
+    __tablename__ = "events"
+    id: Mapped[int] = mapped_column(primary_key=True)
+    at: Mapped[datetime] = mapped_column(index=True)
+    kind: Mapped[str] = mapped_column(String(32), index=True)
+    subject: Mapped[str]
+    detail: Mapped[dict[str, Any]]
+
+
+class Catalogue:
+    """The database behind a URL.
+
+    `session.begin()` gives a transaction that commits on leaving and rolls back on an error. `writing.begin()` is for
+    what reads first and writes what follows from it: no other process writes in between (SQLite: BEGIN IMMEDIATE).
+    Never wait for a network inside it.
+    """
+
+    def __init__(self, url: str) -> None:
+        self.url = url
+        self.engine = sa.create_engine(url)
+        if self.engine.dialect.name == "sqlite":
+            event.listen(self.engine, "connect", _durable_sqlite)
+            event.listen(self.engine, "begin", _take_the_write_lock)
+        self.session: sessionmaker[Session] = sessionmaker(self.engine, expire_on_commit=False)
+        self.writing: sessionmaker[Session] = sessionmaker(
+            self.engine.execution_options(edgecase_writing=True), expire_on_commit=False
+        )
+
+    @classmethod
+    def in_folder(cls, data: Path) -> Catalogue:
+        """The embedded SQLite catalogue of a data folder."""
+        return cls(f"sqlite:///{data / 'catalogue.db'}")
+
+    def close(self) -> None:
+        self.engine.dispose()
+
+
+def _durable_sqlite(connection: Any, _record: Any) -> None:
+    cursor = connection.cursor()
+    for pragma in ("journal_mode=WAL", "synchronous=FULL", "foreign_keys=ON", "busy_timeout=10000"):
+        cursor.execute(f"PRAGMA {pragma}")
+    cursor.close()
+
+
+def _take_the_write_lock(connection: sa.Connection) -> None:
+    if connection.get_execution_options().get("edgecase_writing"):
+        connection.exec_driver_sql("BEGIN IMMEDIATE")

@@ -1,0 +1,330 @@
+"""`edgecase-cloud`: run the cloud on this machine, add devices to it, look at it, and teach and release models."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from enum import StrEnum
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, NoReturn
+
+import typer
+
+from edgecase_cloud import learn_cli
+
+if TYPE_CHECKING:
+    from edgecase_cloud.services import Endpoints, Services
+
+app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, help=__doc__)
+device_app = typer.Typer(no_args_is_help=True, help="Add devices, and list them.")
+app.add_typer(device_app, name="device")
+app.add_typer(learn_cli.app)
+
+Data = Annotated[Path, typer.Option("--data", envvar="EDGECASE_CLOUD_DATA", help="The folder that the cloud lives in.")]
+Json = Annotated[bool, typer.Option("--json", help="Print JSON for a script.")]
+Port = Annotated[int | None, typer.Option(min=0, max=65535, help="0: any free one.", show_default=False)]
+
+
+class Part(StrEnum):
+    """What `serve` can run."""
+
+    INGEST = "ingest"
+    WEB = "web"
+    LEARN = "learn"
+
+
+@app.command()
+def up(
+    data: Data,
+    host: Annotated[str | None, typer.Option(help="The loopback address to bind to.", show_default=False)] = None,
+    web_port: Port = None,
+    mqtt_port: Port = None,
+    s3_port: Port = None,
+) -> None:
+    """Start broker, store, ingest, web and learning worker, and keep them running until Ctrl-C."""
+    from edgecase_cloud import settings
+    from edgecase_cloud.up import Report
+    from edgecase_cloud.up import up as run_all
+
+    with _one_line():
+        chosen = settings.load(data, host=host, web_port=web_port, mqtt_port=mqtt_port, s3_port=s3_port)
+        began_s = time.monotonic()
+        run_all(chosen, Report(lambda endpoints: _ready(chosen.data, endpoints, time.monotonic() - began_s), _say))
+    _say("stopped")
+
+
+@device_app.command("add")
+def device_add(
+    device: Annotated[str, typer.Argument(help="The device's id: 1 to 64 of a-z, 0-9, '_' and '-'.")],
+    data: Data,
+    out: Annotated[Path | None, typer.Option(help="Put the enrolment folder here, too.")] = None,
+    as_json: Json = False,
+) -> None:
+    """Let a device in, now if the cloud runs; prints the enrolment folder that it needs."""
+    from edgecase_cloud import devices, release, services
+    from edgecase_models import wire
+
+    with _one_line():
+        parts = services.open_services(services.effective_settings(data), create=True)
+        try:
+            root = release.ensure_repository(parts.settings).trust_root()
+        except release.ReleaseError as error:
+            raise devices.DeviceError(f"there is nothing for {device} to trust: {error}") from error
+        folder = devices.add(parts, device, root, wire.now(), out)
+        running = services.running_endpoints(data) is not None
+        if running and not _within_s(5.0, lambda: devices.is_accepted(parts.settings, device)):
+            _fail(f"{device} was added, but the broker does not let it in yet; see {parts.settings.path('logs')}", 1)
+    if as_json:
+        _out(json.dumps({"device": device, "enrolment": str(folder), "running": running}))
+    else:
+        _out(f"{device} may connect; its enrolment is in {folder}")
+
+
+@device_app.command("list")
+def device_list(data: Data, as_json: Json = False) -> None:
+    """Every device, with what it last said of itself."""
+    from edgecase_cloud import devices, services
+
+    with _one_line():
+        parts = services.open_folder(data)
+        found = [_device(row) for row in devices.every(parts)]
+    if as_json:
+        _out(json.dumps(found, indent=1))
+    else:
+        _table(("device", "online", "last seen", "runs"), [_cells(entry) for entry in found])
+
+
+@app.command()
+def status(data: Data, as_json: Json = False) -> None:
+    """How many frames, devices and jobs there are in which state, and whether the cloud runs."""
+    from edgecase_cloud import services
+
+    with _one_line():
+        summary = _summary(services.open_folder(data))
+    if as_json:
+        _out(json.dumps(summary, indent=1))
+        return
+    rows = [
+        ("cloud", "runs" if summary["running"] else "does not run"),
+        ("store", f"{'answers' if summary['store']['reachable'] else 'does not answer'}, {_mib(summary)} acknowledged"),
+        ("release", str(summary["release"] or "none")),
+        *((f"frames {state}", str(count)) for state, count in summary["frames"]["delivery"].items()),
+        *((f"review {state}", str(count)) for state, count in summary["frames"]["review"].items()),
+        *((f"jobs {state}", str(count)) for state, count in summary["jobs"].items()),
+        *((f"events: {kind}", str(count)) for kind, count in summary["events"].items()),
+        *((f"device {d['id']}", "online" if d["online"] else "offline") for d in summary["devices"]),
+    ]
+    _table(("what", "now"), rows)
+
+
+@app.command()
+def reconcile(data: Data, as_json: Json = False) -> None:
+    """Hold the catalogue against the store; exit 1 where an acknowledged frame has no object."""
+    from edgecase_cloud import services
+    from edgecase_cloud.reconcile import reconcile as compare
+
+    with _one_line():
+        result = compare(services.open_folder(data))
+    if as_json:
+        _out(json.dumps(result.as_json(), indent=1))
+    else:
+        _table(
+            ("what", "count", "first"),
+            [
+                ("acknowledged frames", str(result.acknowledged), ""),
+                ("objects", str(result.objects), ""),
+                ("acknowledged, but no object", str(len(result.lost)), *result.lost[:1]),
+                ("objects without a row", str(len(result.unknown)), *result.unknown[:1]),
+                ("objects whose device is still to report", str(len(result.waiting)), *result.waiting[:1]),
+            ],
+        )
+    raise typer.Exit(1 if result.lost else 0)
+
+
+@app.command(hidden=True)
+def serve(part: Part, data: Data) -> None:
+    """One part of the cloud, as `up` starts it: its settings are in the environment."""
+    from edgecase_cloud import log, processes
+
+    processes.end_with_parent()
+    log.configure(part)
+    with _one_line():
+        if part is Part.WEB:
+            _serve_web(data)
+        elif part is Part.INGEST:
+            _serve_ingest(data)
+        else:
+            _serve_learn(data)
+
+
+def _serve_web(data: Path) -> None:
+    import uvicorn
+
+    from edgecase_cloud import services, settings
+    from edgecase_cloud.web.app import create_app
+
+    parts = services.open_services(settings.load(data))
+    uvicorn.run(
+        create_app(parts),
+        host=parts.settings.host,
+        port=parts.settings.web_port,
+        log_level="warning",
+        access_log=False,
+        server_header=False,
+        timeout_graceful_shutdown=2,
+    )
+
+
+def _serve_ingest(data: Path) -> None:
+    from edgecase_cloud import broker, mqtt, private, services, settings
+    from edgecase_cloud.ingest import Ingest
+
+    # One quick try: a question that the store does not answer is asked again later, and others go first meanwhile.
+    parts = services.open_services(settings.load(data), store_timeout_s=3.0, store_attempts=1)
+    chosen, keys = parts.settings, parts.settings.path("keys")
+    link = mqtt.Link(
+        chosen.host,
+        chosen.mqtt_port,
+        private.secret(keys / broker.INGEST_KEY),
+        private.secret(keys / "ingest-session", 12),  # not to be guessed: who has it can take the session over
+    )
+    make_durable = mqtt.sync_filesystem(chosen.data) if chosen.durability == "strict" else mqtt.trust_the_kernel
+    worker = mqtt.Worker(Ingest(parts), link, make_durable=make_durable)
+    mqtt.run(link, worker, mqtt.Poker(parts.catalogue, link), _stop_event())
+
+
+def _serve_learn(data: Path) -> None:
+    from edgecase_cloud import learner, services, settings
+
+    learner.run(services.open_services(settings.load(data)), _stop_event())
+
+
+def _stop_event() -> Any:
+    import signal
+    import threading
+
+    stop = threading.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda *_: stop.set())
+    return stop
+
+
+def _summary(parts: Services) -> dict[str, Any]:
+    import sqlalchemy as sa
+
+    from edgecase_cloud import devices, services
+    from edgecase_cloud.catalogue import Bundle, Delivery, Event, Frame, Job, JobState, Review
+    from edgecase_cloud.store import StoreError
+
+    def counted(column: Any, states: type[StrEnum] | None = None) -> dict[str, int]:
+        found = {
+            str(value): count for value, count in session.execute(sa.select(column, sa.func.count()).group_by(column))
+        }
+        return {**({state.value: 0 for state in states} if states else {}), **found}
+
+    with parts.catalogue.session() as session:
+        frames = {"delivery": counted(Frame.delivery, Delivery), "review": counted(Frame.review, Review)}
+        jobs, events = counted(Job.state, JobState), counted(Event.kind)
+        release = session.scalar(sa.select(sa.func.max(Bundle.release)))
+        size_bytes = session.scalar(
+            sa.select(sa.func.sum(Frame.size_bytes)).where(Frame.delivery == Delivery.ACKNOWLEDGED)
+        )
+    running = services.running_endpoints(parts.settings.data)
+    reachable = False
+    if running is not None:
+        with contextlib.suppress(StoreError):
+            reachable = next(parts.store.keys("frames/"), "") is not None
+    return {
+        "running": None if running is None else vars(running),
+        "frames": frames,
+        "devices": [_device(row) for row in devices.every(parts)],
+        "jobs": jobs,
+        "release": release,
+        "store": {"reachable": reachable, "acknowledged_bytes": size_bytes or 0},
+        "events": events,
+    }
+
+
+def _device(row: Any) -> dict[str, Any]:
+    return {
+        "id": row.id,
+        "online": row.online,
+        "last_seen_at": row.last_seen_at.isoformat() if row.last_seen_at else None,
+        "running_digest": row.running_digest,
+        "added_at": row.added_at.isoformat(),
+        "status": row.status,
+    }
+
+
+def _cells(entry: dict[str, Any]) -> tuple[str, ...]:
+    seen = (entry["last_seen_at"] or "never")[:19]
+    return entry["id"], "yes" if entry["online"] else "no", seen, entry["running_digest"][:12]
+
+
+def _mib(summary: dict[str, Any]) -> str:
+    return f"{summary['store']['acknowledged_bytes'] / (1 << 20):.1f} MiB"
+
+
+def _ready(data: Path, endpoints: Endpoints, seconds: float) -> None:
+    _say(f"ready after {seconds:.1f} s: {endpoints.web}")
+    for name, value in (
+        ("pages", endpoints.web),
+        ("mqtt", f"{endpoints.mqtt_host}:{endpoints.mqtt_port}"),
+        ("store", endpoints.s3),
+        ("data", data),
+        ("device", f"edgecase-cloud device add ID --data {data}"),
+    ):
+        _say(f"  {name:<7}{value}")
+    _say("Ctrl-C stops everything")
+
+
+def _within_s(seconds: float, condition: Any) -> bool:
+    deadline_s = time.monotonic() + seconds
+    while not condition():
+        if time.monotonic() > deadline_s:
+            return False
+        time.sleep(0.05)
+    return True
+
+
+def _table(columns: tuple[str, ...], rows: Sequence[tuple[str, ...]]) -> None:
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table(*columns, box=None, pad_edge=False)
+    for row in rows:
+        table.add_row(*row)
+    Console().print(table)
+
+
+def _say(line: str) -> None:
+    from rich.console import Console
+
+    Console(highlight=sys.stdout.isatty(), soft_wrap=True).print(line, markup=False)
+    sys.stdout.flush()
+
+
+def _out(line: str) -> None:
+    sys.stdout.write(f"{line}\n")
+
+
+def _fail(line: str, code: int) -> NoReturn:
+    sys.stderr.write(f"edgecase-cloud: {line}\n")
+    raise typer.Exit(code)
+
+
+@contextlib.contextmanager
+def _one_line() -> Iterator[None]:
+    """Bad input and what is away become one line; anything else is a fault of ours and shows its trace."""
+    from edgecase_cloud.errors import Unusable
+    from edgecase_cloud.store import StoreError
+
+    try:
+        yield
+    except Unusable as error:
+        _fail(" ".join(str(error).split()), 2)
+    except StoreError as error:
+        _fail(" ".join(str(error).split()), 1)

@@ -1,0 +1,325 @@
+"""From a device's word to a checked row: a frame is acknowledged only when its object was seen and its row committed."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from functools import partial
+from typing import Any, Final
+
+import msgspec
+import sqlalchemy as sa
+import structlog
+from sqlalchemy.exc import OperationalError
+from sqlalchemy.orm import Session
+
+from edgecase_cloud.catalogue import DELIVERY_MOVES, Delivery, Device, Event, Frame, ObjectClass
+from edgecase_cloud.services import Services
+from edgecase_cloud.store import ObjectInfo, Unreachable
+from edgecase_models import wire
+from edgecase_models.wire import WireError
+
+EXTENSIONS: Final = {"image/jpeg": "jpg"}
+_EXCERPT_BYTES: Final = 500
+
+log = structlog.get_logger()
+
+
+@dataclass(frozen=True)
+class Reply:
+    """A message for a device."""
+
+    device: str
+    message: wire.Down
+
+
+@dataclass(frozen=True)
+class Incident:
+    """Something that must not happen, and what the device is told of it."""
+
+    frame_id: str
+    reason: str
+    detail: dict[str, Any]
+
+
+class _Frame(msgspec.Struct):
+    """As much of a message that cannot be read as is needed to name the frame that it was about."""
+
+    frame_id: wire.FrameId
+
+
+class Ingest:
+    """Judges one message at a time. Every answer may be asked for again: all of it is idempotent by frame id.
+
+    A frame id belongs to the device and the bytes that it was first offered with. Another device or other bytes under
+    the same id are an incident, never an overwrite.
+    """
+
+    def __init__(self, services: Services) -> None:
+        self._settings = services.settings
+        self._catalogue = services.catalogue
+        self._store = services.store
+        self._class_index: dict[str, int] = {}
+
+    def handle(self, topic: str, payload: bytes, now: datetime) -> list[Reply]:
+        """What to answer to one message; everything it says is committed when this returns.
+
+        Raises `Unreachable` when the store or the catalogue cannot be asked now: nothing happened, hand it in again.
+        """
+        try:
+            try:
+                return self._handle(wire.device_of(topic), wire.decode_up(payload), now)
+            except WireError as error:
+                return self.set_aside(topic, payload, error, now)
+        except OperationalError as error:
+            raise Unreachable(f"the catalogue cannot be written now: {error.orig}") from error
+
+    def set_aside(self, topic: str, payload: bytes, error: Exception, now: datetime) -> list[Reply]:
+        """Record a message that cannot be used; for a frame that can never be read, tell its device.
+
+        Only an unreadable message is told of: one that this side tripped over may be read after a repair.
+        """
+        try:
+            device = wire.device_of(topic)
+        except WireError:
+            device = ""
+        detail = {
+            "topic": topic[:200],
+            "error": f"{type(error).__name__}: {error}"[:1000],
+            "size_bytes": len(payload),
+            "sha256": hashlib.sha256(payload).hexdigest(),
+            "begins": payload[:_EXCERPT_BYTES].decode("ascii", "backslashreplace"),
+        }
+        with self._catalogue.writing.begin() as session:
+            session.add(Event(at=now, kind="dead letter", subject=device, detail=detail))
+            known = session.get(Device, device) is not None
+        log.warning("message set aside", device=device, error=detail["error"])
+        frame_id = _frame_id(payload)
+        if not (known and frame_id and isinstance(error, WireError)):
+            return []
+        return [Reply(device, wire.Reject(frame_id=frame_id, reason=f"cannot be read: {error}"[:200]))]
+
+    def _handle(self, device: str, message: wire.Up, now: datetime) -> list[Reply]:
+        if message.device != device:
+            self._record(now, "forged topic", device, {"claims": message.device, "type": type(message).__name__})
+            return []
+        if not self._is_known(device):
+            self._record(now, "unknown device", device, {"type": type(message).__name__})
+            return []
+        match message:
+            case wire.Offer():
+                outcome = self._write(partial(self._offered, offer=message, now=now))
+            case wire.Stored():
+                outcome = self._stored(message, now)
+            case wire.Status():
+                outcome = self._write(partial(_reported, status=message, now=now))
+        if isinstance(outcome, Incident):
+            self._record(
+                now, "incident", outcome.frame_id, {"device": device, "reason": outcome.reason, **outcome.detail}
+            )
+            outcome = wire.Reject(frame_id=outcome.frame_id, reason=outcome.reason)
+        return [] if outcome is None else [Reply(device, outcome)]
+
+    # Offer
+
+    def _offered(self, session: Session, offer: wire.Offer, now: datetime) -> wire.Down | Incident:
+        row = session.get(Frame, offer.frame_id)
+        if row is None:
+            with session.no_autoflush:  # one INSERT with the decision in it
+                row = self._new_row(session, offer, now)
+                self._decide(session, row, now)
+        elif conflict := _conflict(row, offer):
+            return conflict
+        return self._standing(row, now)
+
+    def _new_row(self, session: Session, offer: wire.Offer, now: datetime) -> Frame:
+        try:
+            captured_at = offer.captured_at.astimezone(UTC)
+        except OverflowError as error:
+            raise WireError(f"frame {offer.frame_id}: its time is outside the calendar in UTC") from error
+        if offer.media_type not in EXTENSIONS:
+            raise WireError(f"media type {offer.media_type!r} is not taken; send {', '.join(EXTENSIONS)}")
+        if offer.boxes and not offer.classes:
+            raise WireError(f"frame {offer.frame_id}: boxes without class names")
+        index = self._indices(session, offer.classes)
+        row = Frame(
+            id=offer.frame_id,
+            device_id=offer.device,
+            camera=offer.camera,
+            frame_index=offer.frame_index,
+            captured_at=captured_at,
+            boot_id=offer.boot_id,
+            monotonic_ns=offer.monotonic_ns,
+            offered_at=now,
+            delivery=Delivery.OFFERED,
+            delivery_reason="",
+            key=f"frames/{offer.device}/{captured_at:%Y-%m-%d}/{offer.frame_id}.{EXTENSIONS[offer.media_type]}",
+            sha256=offer.sha256,
+            size_bytes=offer.size_bytes,
+            width_px=offer.width_px,
+            height_px=offer.height_px,
+            media_type=offer.media_type,
+            model_digest=offer.model_digest,
+            score=offer.score,
+            reasons=msgspec.to_builtins(offer.reasons),
+            boxes=[[index[offer.classes[b.cls]], b.score, b.x1, b.y1, b.x2, b.y2] for b in offer.boxes],
+            thumbnail_jpeg=offer.thumbnail_jpeg,
+        )
+        session.add(row)
+        return row
+
+    def _decide(self, session: Session, row: Frame, now: datetime) -> None:
+        """Whether the fleet wants the pixels of a new frame."""
+        if refusal := self._has_enough(session, row, now):
+            _move(row, Delivery.DECLINED, refusal)
+        else:
+            _move(row, Delivery.GRANTED)
+
+    def _has_enough(self, session: Session, row: Frame, now: datetime) -> str:
+        same = sa.select(Frame.id).where(
+            Frame.sha256 == row.sha256, Frame.delivery == Delivery.ACKNOWLEDGED, Frame.id != row.id
+        )
+        if twin := session.scalar(same.limit(1)):
+            return f"the same picture is here already as {twin}"
+        cap = self._settings.max_frames_per_device_per_day
+        if cap is None:
+            return ""
+        today = now.astimezone(UTC).replace(hour=0, minute=0, second=0, microsecond=0)
+        granted = sa.select(sa.func.count()).where(
+            Frame.device_id == row.device_id,
+            Frame.offered_at >= today,
+            Frame.id != row.id,
+            Frame.delivery.in_([Delivery.GRANTED, Delivery.ACKNOWLEDGED]),
+        )
+        return f"{cap} frames of this device were taken today" if (session.scalar(granted) or 0) >= cap else ""
+
+    def _standing(self, row: Frame, now: datetime) -> wire.Down:
+        """What a device is told of a frame that is known, whenever it asks."""
+        match row.delivery:
+            case Delivery.ACKNOWLEDGED:
+                return wire.Ack(frame_id=row.id, sha256=row.sha256)
+            case Delivery.DECLINED:
+                return wire.Decline(frame_id=row.id, reason=row.delivery_reason)
+            case Delivery.REJECTED:
+                return wire.Reject(frame_id=row.id, reason=row.delivery_reason)
+            case Delivery.OFFERED | Delivery.GRANTED:
+                lifetime_s = self._settings.grant_s
+                url, headers = self._store.presign_put(
+                    row.key, row.size_bytes, row.sha256, media_type=row.media_type, expires_s=lifetime_s
+                )
+                expires_at = now + timedelta(seconds=lifetime_s)
+                return wire.Grant(frame_id=row.id, url=url, headers=headers, key=row.key, expires_at=expires_at)
+
+    def _indices(self, session: Session, names: Sequence[str]) -> dict[str, int]:
+        """The indices of class names; names never seen before are appended to the table."""
+        if all(name in self._class_index for name in names):
+            return self._class_index
+        known = {row.name: row.index for row in session.scalars(sa.select(ObjectClass))}
+        self._class_index = dict(known)  # only what is committed: this transaction may still be rolled back
+        for name in names:
+            if name not in known:
+                if not name.strip():
+                    raise WireError("a class has no name")
+                if len(known) >= self._settings.max_classes:
+                    raise WireError(f"the class table is full with {len(known)} names; {name!r} is not among them")
+                known[name] = max(known.values(), default=-1) + 1
+                session.add(ObjectClass(index=known[name], name=name))
+        return known
+
+    # Stored
+
+    def _stored(self, stored: wire.Stored, now: datetime) -> wire.Down | Incident | None:
+        with self._catalogue.session() as session:
+            row = session.get(Frame, stored.frame_id)
+        if row is None:  # the catalogue is older than the device's memory; its next offer mends that
+            self._record(now, "unknown frame", stored.frame_id, {"device": stored.device})
+            return None
+        if conflict := _conflict(row, stored):
+            return conflict
+        if row.delivery is not Delivery.GRANTED:
+            return self._standing(row, now)
+        found = self._store.head(row.key)
+        if found is None:
+            return self._standing(row, now)
+        return self._write(partial(_checked, frame_id=row.id, found=found, now=now))
+
+    # Rows
+
+    def _is_known(self, device: str) -> bool:
+        with self._catalogue.session() as session:
+            return session.get(Device, device) is not None
+
+    def _write(self, work: Callable[[Session], wire.Down | Incident | None]) -> wire.Down | Incident | None:
+        with self._catalogue.writing.begin() as session:
+            return work(session)
+
+    def _record(self, now: datetime, kind: str, subject: str, detail: dict[str, Any]) -> None:
+        log.warning(kind, subject=subject, **detail)
+        with self._catalogue.session.begin() as session:
+            session.add(Event(at=now, kind=kind, subject=subject, detail=detail))
+
+
+def _checked(session: Session, *, frame_id: str, found: ObjectInfo, now: datetime) -> wire.Down | Incident:
+    """The object is there: it is what was offered, or it is an incident."""
+    row = session.get_one(Frame, frame_id)
+    if (found.size_bytes, found.sha256) != (row.size_bytes, row.sha256):
+        reason = "the object in the store is not what was offered"
+        if row.delivery is Delivery.GRANTED:
+            _move(row, Delivery.REJECTED, reason)
+        offered = {"size_bytes": row.size_bytes, "sha256": row.sha256}
+        return Incident(row.id, reason, {"offered": offered, "found": msgspec.to_builtins(found)})
+    if row.delivery is Delivery.GRANTED:
+        _move(row, Delivery.ACKNOWLEDGED)
+        row.acknowledged_at = now
+    return wire.Ack(frame_id=row.id, sha256=row.sha256)
+
+
+def _reported(session: Session, *, status: wire.Status, now: datetime) -> None:
+    """What a device says of itself. A last will of an earlier session, and an older report, change nothing newer."""
+    row = session.get_one(Device, status.device)
+    report = msgspec.to_builtins(status)
+    if report == row.status or (not status.online and row.session not in {"", status.session}):
+        return  # told again by a broker that keeps it, or by a session that another has followed
+    will = not status.online and row.status and status.at <= datetime.fromisoformat(row.status["at"])
+    if will and not row.online:
+        return
+    row.online = status.online
+    row.last_seen_at = now
+    if will:  # it was written when the session began: what it counts is older than what is known
+        row.status = {**row.status, "online": False}
+        return
+    row.session = status.session
+    row.running_digest = status.running_digest or row.running_digest
+    row.status = report
+
+
+def _conflict(row: Frame, message: wire.Offer | wire.Stored) -> Incident | None:
+    """Another device, other bytes or another key under a known frame id."""
+    said: dict[str, object] = {"device_id": message.device, "sha256": message.sha256}
+    if isinstance(message, wire.Offer):
+        said["size_bytes"] = message.size_bytes
+    else:
+        said["key"] = message.key
+    different = {name: value for name, value in said.items() if getattr(row, name) != value}
+    if not different:
+        return None
+    reason = f"frame id is known with another {' and '.join(sorted(different))}"
+    return Incident(row.id, reason, {"known": {name: getattr(row, name) for name in different}, "said": different})
+
+
+def _move(row: Frame, to: Delivery, reason: str = "") -> None:
+    if to not in DELIVERY_MOVES[row.delivery]:
+        raise AssertionError(f"frame {row.id} cannot go from {row.delivery} to {to}")
+    row.delivery = to
+    row.delivery_reason = reason
+
+
+def _frame_id(payload: bytes) -> str | None:
+    if len(payload) > 4 * wire.MAX_PAYLOAD_BYTES:
+        return None
+    try:
+        return msgspec.json.decode(payload, type=_Frame).frame_id
+    except (msgspec.MsgspecError, RecursionError, UnicodeDecodeError):
+        return None

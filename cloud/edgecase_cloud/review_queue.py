@@ -1,0 +1,225 @@
+"""The review queue: which frames wait for a person, and in which order."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, replace
+from enum import StrEnum
+from typing import Any
+
+import sqlalchemy as sa
+from sqlalchemy.orm import Session, defer
+
+from edgecase_cloud.catalogue import Delivery, Frame, Review
+from edgecase_cloud.reviewable import ARRIVED, PointOf, QueueItem, RememberedPoints, item_of, newest_answers
+
+
+class Order(StrEnum):
+    """The frame that the device found most doubtful first, or the newest first."""
+
+    SCORE = "score"
+    TIME = "time"
+
+
+@dataclass(frozen=True)
+class QueueFilter:
+    """Which frames, in which order. Empty fields ask for everything; `review` None asks for every state.
+
+    `cls` asks for frames in which the model sees an object of that class at or above `class_score`.
+    """
+
+    review: Review | None = Review.OPEN
+    device: str = ""
+    camera: str = ""
+    cls: int | None = None
+    class_score: float = 0.1
+    strategy: str = ""
+    model_digest: str = ""
+    min_score: float | None = None
+    order: Order = Order.SCORE
+
+
+@dataclass(frozen=True)
+class QueuePage:
+    """A stretch of the queue: `total` frames match the filter, `left` of those that match it in any state are open."""
+
+    items: tuple[QueueItem, ...]
+    total: int
+    left: int
+    offset: int
+    limit: int
+
+
+@dataclass(frozen=True)
+class Facets:
+    """What the frames at hand can be filtered by, each with its number of frames, most first."""
+
+    devices: tuple[tuple[str, int], ...]
+    cameras: tuple[tuple[str, int], ...]
+    strategies: tuple[tuple[str, int], ...]
+    models: tuple[tuple[str, int], ...]
+
+
+@dataclass(frozen=True)
+class Counts:
+    """Frames by how far they came (`delivery`) and, of those that arrived, by what was said of them (`review`)."""
+
+    delivery: dict[Delivery, int] = field(default_factory=dict)
+    review: dict[Review, int] = field(default_factory=dict)
+
+    @property
+    def labelled(self) -> int:
+        """Frames that can teach: accepted and corrected ones."""
+        return self.review.get(Review.ACCEPTED, 0) + self.review.get(Review.CORRECTED, 0)
+
+
+def queue(
+    session: Session, wanted: QueueFilter, *, limit: int, offset: int = 0, point_of: PointOf | None = None
+) -> QueuePage:
+    """Frames that match, in order; only such whose picture has arrived."""
+    rows = session.scalars(
+        sa.select(Frame)
+        .where(*_matching(session, wanted))
+        .order_by(*_ordering(wanted.order))
+        .limit(limit)
+        .offset(offset)
+        .options(defer(Frame.thumbnail_jpeg))
+    ).all()
+    answers = newest_answers(session, [row.id for row in rows if row.revision])
+    points = RememberedPoints(point_of)
+    return QueuePage(
+        items=tuple(item_of(row, points(row.model_digest), answers.get(row.id)) for row in rows),
+        total=count(session, wanted),
+        left=count(session, _in_state(wanted, Review.OPEN)),
+        offset=offset,
+        limit=limit,
+    )
+
+
+def count(session: Session, wanted: QueueFilter) -> int:
+    """How many frames match."""
+    return session.scalar(sa.select(sa.func.count()).select_from(Frame).where(*_matching(session, wanted))) or 0
+
+
+def counts(session: Session) -> Counts:
+    """All frames, by delivery and by review."""
+    delivery = session.execute(sa.select(Frame.delivery, sa.func.count()).group_by(Frame.delivery)).all()
+    review = session.execute(sa.select(Frame.review, sa.func.count()).where(ARRIVED).group_by(Frame.review)).all()
+    return Counts({Delivery(k): n for k, n in delivery}, {Review(k): n for k, n in review})
+
+
+def facets(session: Session) -> Facets:
+    """What the arrived frames can be filtered by."""
+
+    def by(column: Any) -> tuple[tuple[str, int], ...]:
+        number = sa.func.count()
+        rows = session.execute(
+            sa.select(column, number).where(ARRIVED).group_by(column).order_by(number.desc(), column)
+        )
+        return tuple((str(value), n) for value, n in rows)
+
+    reason = _elements(session, Frame.reasons)
+    strategy = reason.c.value["strategy"].as_string()
+    number = sa.func.count(sa.distinct(Frame.id))
+    strategies = session.execute(
+        sa.select(strategy, number)
+        .select_from(Frame)
+        .join(reason, sa.true())
+        .where(ARRIVED)
+        .group_by(strategy)
+        .order_by(number.desc(), strategy)
+    )
+    return Facets(
+        by(Frame.device_id),
+        by(Frame.camera),
+        tuple((str(value), n) for value, n in strategies),
+        by(Frame.model_digest),
+    )
+
+
+def next_frame(session: Session, wanted: QueueFilter, after: str | None) -> str | None:
+    """The frame behind `after` in the queue; at its end the first that is left; None when nothing but `after` is.
+
+    `after` need not match the filter any more: having been answered, it keeps its place.
+    """
+    matching = _matching(session, wanted)
+    ordering = _ordering(wanted.order)
+    anchor = None if after is None else session.get(Frame, after)
+    if anchor is not None:
+        behind = sa.select(Frame.id).where(*matching, _behind(wanted.order, anchor)).order_by(*ordering).limit(1)
+        found = session.scalar(behind)
+        if found is not None:
+            return found
+        matching = [*matching, Frame.id != anchor.id]
+    return session.scalar(sa.select(Frame.id).where(*matching).order_by(*ordering).limit(1))
+
+
+def previous_frame(session: Session, wanted: QueueFilter, before: str) -> str | None:
+    """The frame in front of `before`, whatever was said of it: the way back to the answer just given."""
+    anchor = session.get(Frame, before)
+    if anchor is None:
+        return None
+    return session.scalar(
+        sa.select(Frame.id)
+        .where(*_matching(session, _in_state(wanted, None)), _ahead(wanted.order, anchor))
+        .order_by(*_reversed(wanted.order))
+        .limit(1)
+    )
+
+
+def _matching(session: Session, wanted: QueueFilter) -> list[sa.ColumnElement[bool]]:
+    found: list[sa.ColumnElement[bool]] = [ARRIVED]
+    if wanted.review is not None:
+        found.append(Frame.review == wanted.review)
+    for column, value in (
+        (Frame.device_id, wanted.device),
+        (Frame.camera, wanted.camera),
+        (Frame.model_digest, wanted.model_digest),
+    ):
+        if value:
+            found.append(column == value)
+    if wanted.min_score is not None:
+        found.append(Frame.score >= wanted.min_score)
+    if wanted.cls is not None:
+        box = _elements(session, Frame.boxes)
+        of_class = (box.c.value[0].as_integer() == wanted.cls) & (box.c.value[1].as_float() >= wanted.class_score)
+        found.append(sa.exists(sa.select(sa.literal(1)).select_from(box).where(of_class)))
+    if wanted.strategy:
+        reason = _elements(session, Frame.reasons)
+        of_strategy = reason.c.value["strategy"].as_string() == wanted.strategy
+        found.append(sa.exists(sa.select(sa.literal(1)).select_from(reason).where(of_strategy)))
+    return found
+
+
+def _elements(session: Session, column: Any) -> sa.TableValuedAlias:
+    """The entries of a JSON array as rows with the column `value`."""
+    sqlite = session.get_bind().dialect.name == "sqlite"
+    function = sa.func.json_each(column) if sqlite else sa.func.json_array_elements(column)
+    return function.table_valued(sa.column("value", sa.JSON), joins_implicitly=True)
+
+
+def _in_state(wanted: QueueFilter, review: Review | None) -> QueueFilter:
+    return replace(wanted, review=review)
+
+
+def _rank(order: Order) -> sa.orm.InstrumentedAttribute[Any]:
+    return Frame.score if order is Order.SCORE else Frame.captured_at
+
+
+def _ordering(order: Order) -> tuple[sa.ColumnElement[Any], ...]:
+    return _rank(order).desc(), Frame.id.asc()
+
+
+def _reversed(order: Order) -> tuple[sa.ColumnElement[Any], ...]:
+    return _rank(order).asc(), Frame.id.desc()
+
+
+def _behind(order: Order, anchor: Frame) -> sa.ColumnElement[bool]:
+    rank = _rank(order)
+    value = anchor.score if order is Order.SCORE else anchor.captured_at
+    return (rank < value) | ((rank == value) & (Frame.id > anchor.id))
+
+
+def _ahead(order: Order, anchor: Frame) -> sa.ColumnElement[bool]:
+    rank = _rank(order)
+    value = anchor.score if order is Order.SCORE else anchor.captured_at
+    return (rank > value) | ((rank == value) & (Frame.id < anchor.id))

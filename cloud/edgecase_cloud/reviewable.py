@@ -1,0 +1,204 @@
+"""A frame as a person reviews it: what the model saw, why it was kept, and what was answered. Read from rows, checked once."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, replace
+from datetime import datetime
+from enum import StrEnum
+from functools import lru_cache
+from pathlib import Path
+from typing import Final
+
+import sqlalchemy as sa
+from sqlalchemy.orm import Session
+
+from edgecase_cloud.catalogue import Annotation, Bundle, Delivery, Frame, ObjectClass, Review
+
+DEFAULT_OPERATING_POINT: Final = 0.25
+MIN_SIDE_PX: Final = 1.0
+ARRIVED: Final = Frame.delivery == Delivery.ACKNOWLEDGED
+
+PointOf = Callable[[str], float]
+"""The score from which on a model's boxes count, by the model's digest."""
+
+
+class Origin(StrEnum):
+    """Who drew a box: the model as it stands, the model and then a person, or a person."""
+
+    MODEL = "model"
+    EDITED = "edited"
+    HUMAN = "human"
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """A box that the model gave, down to its candidate floor; in pixels of the frame."""
+
+    cls: int
+    score: float
+    x1: float
+    y1: float
+    x2: float
+    y2: float
+
+
+@dataclass(frozen=True)
+class LabelBox:
+    """A box of an answer; in pixels of the frame."""
+
+    cls: int
+    x1: float
+    y1: float
+    x2: float
+    y2: float
+    origin: Origin
+
+
+@dataclass(frozen=True)
+class Reason:
+    """Why the device kept the frame; see `edgecase_models.wire.Reason`."""
+
+    strategy: str
+    score: float
+    threshold: float
+    propensity: float
+
+
+@dataclass(frozen=True)
+class Answer:
+    """One revision of what a person said of a frame."""
+
+    revision: int
+    verdict: Review
+    boxes: tuple[LabelBox, ...]
+    author: str
+    created_at: datetime
+
+
+@dataclass(frozen=True)
+class QueueItem:
+    """A frame as the queue and the editor show it."""
+
+    id: str
+    device: str
+    camera: str
+    frame_index: int
+    captured_at: datetime
+    width_px: int
+    height_px: int
+    sha256: str
+    model_digest: str
+    operating_point: float
+    score: float
+    reasons: tuple[Reason, ...]
+    candidates: tuple[Candidate, ...]
+    review: Review
+    revision: int
+    answer: Answer | None
+
+
+def operating_points(session: Session, data: Path) -> PointOf:
+    """The operating point by digest: from the bundle's manifest where the cloud holds the bundle, else the default."""
+
+    def point_of(digest: str) -> float:
+        return operating_point(session, digest, data)
+
+    return point_of
+
+
+def operating_point(session: Session, digest: str, data: Path) -> float:
+    """The score from which on the boxes of the model `digest` count."""
+    path = session.scalar(sa.select(Bundle.path).where(Bundle.digest == digest))
+    return DEFAULT_OPERATING_POINT if path is None else _packed_point(data / path)
+
+
+def class_names(session: Session) -> tuple[str, ...]:
+    """The class table, by index."""
+    return tuple(session.scalars(sa.select(ObjectClass.name).order_by(ObjectClass.index)))
+
+
+def model_boxes(item: QueueItem) -> tuple[LabelBox, ...]:
+    """What the model says at its operating point; boxes under a pixel wide or high are none."""
+    return tuple(
+        rounded(LabelBox(c.cls, c.x1, c.y1, c.x2, c.y2, Origin.MODEL))
+        for c in item.candidates
+        if c.score >= item.operating_point and min(c.x2 - c.x1, c.y2 - c.y1) >= MIN_SIDE_PX
+    )
+
+
+class RememberedPoints:
+    """Each digest's operating point, asked for once."""
+
+    def __init__(self, point_of: PointOf | None) -> None:
+        self.point_of = point_of or (lambda _digest: DEFAULT_OPERATING_POINT)
+        self.known: dict[str, float] = {}
+
+    def __call__(self, digest: str) -> float:
+        if digest not in self.known:
+            self.known[digest] = self.point_of(digest)
+        return self.known[digest]
+
+
+def answers_of(frame_ids: Iterable[str]) -> sa.Select[Annotation]:
+    """The answers to these frames, each frame's newest first."""
+    return (
+        sa.select(Annotation)
+        .where(Annotation.frame_id.in_(list(frame_ids)))
+        .order_by(Annotation.frame_id, Annotation.revision.desc())
+    )
+
+
+def newest_answers(session: Session, frame_ids: Sequence[str]) -> dict[str, Answer]:
+    """Each frame's newest answer, by the frame's id."""
+    newest: dict[str, Answer] = {}
+    for row in session.scalars(answers_of(frame_ids)) if frame_ids else ():
+        newest.setdefault(row.frame_id, answer_of(row))
+    return newest
+
+
+def item_of(row: Frame, point: float, answer: Answer | None) -> QueueItem:
+    """The frame of a row."""
+    return QueueItem(
+        id=row.id,
+        device=row.device_id,
+        camera=row.camera,
+        frame_index=row.frame_index,
+        captured_at=row.captured_at,
+        width_px=row.width_px,
+        height_px=row.height_px,
+        sha256=row.sha256,
+        model_digest=row.model_digest,
+        operating_point=point,
+        score=row.score,
+        reasons=tuple(
+            Reason(str(r["strategy"]), float(r["score"]), float(r["threshold"]), float(r.get("propensity", 1.0)))
+            for r in row.reasons
+        ),
+        candidates=tuple(Candidate(int(b[0]), *(float(v) for v in b[1:6])) for b in row.boxes),
+        review=Review(row.review),
+        revision=row.revision,
+        answer=answer,
+    )
+
+
+def answer_of(row: Annotation) -> Answer:
+    """The answer of a row."""
+    boxes = tuple(LabelBox(b["cls"], b["x1"], b["y1"], b["x2"], b["y2"], Origin(b["origin"])) for b in row.boxes)
+    return Answer(row.revision, Review(row.verdict), boxes, row.author, row.created_at)
+
+
+def rounded(box: LabelBox) -> LabelBox:
+    """The box to a tenth of a pixel."""
+    return replace(box, x1=round(box.x1, 1), y1=round(box.y1, 1), x2=round(box.x2, 1), y2=round(box.y2, 1))
+
+
+@lru_cache(maxsize=256)
+def _packed_point(path: Path) -> float:
+    from edgecase_models.bundle import Bundle as Packed
+    from edgecase_models.bundle import BundleError
+
+    try:
+        return Packed.open(path).manifest.thresholds.score
+    except BundleError:
+        return DEFAULT_OPERATING_POINT

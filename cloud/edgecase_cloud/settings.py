@@ -1,0 +1,143 @@
+"""What a person may set: one TOML file in the data folder, the environment over it, the command line over both."""
+
+from __future__ import annotations
+
+import difflib
+import ipaddress
+import os
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Annotated, Any, Final, Literal
+
+from pydantic import Field, ValidationError, field_validator
+from pydantic_settings import (
+    BaseSettings,
+    InitSettingsSource,
+    PydanticBaseSettingsSource,
+    SettingsConfigDict,
+    TomlConfigSettingsSource,
+)
+
+from edgecase_cloud.errors import Unusable
+
+FILE_NAME: Final = "cloud.toml"
+PREFIX: Final = "EDGECASE_CLOUD_"
+
+Port = Annotated[int, Field(ge=0, le=65535)]
+
+
+class SettingsError(Unusable):
+    """A setting that cannot be used; the message names it and what may stand there."""
+
+
+class CloudSettings(BaseSettings):
+    """The settings of one cloud. A port of 0 means any free one."""
+
+    model_config = SettingsConfigDict(env_prefix=PREFIX, extra="forbid", frozen=True)
+
+    data: Path
+    host: str = Field("127.0.0.1", description="Loopback address that all servers bind to and devices are told.")
+    web_port: Port = 8700
+    mqtt_port: Port = 8701
+    s3_port: Port = 8702
+    durability: Literal["normal", "strict"] = Field(
+        "normal", description="strict: an acknowledged frame survives a power cut of this machine, too."
+    )
+    grant_s: int = Field(900, ge=30, le=604_800, description="How long a device may use a grant.")
+    max_frames_per_device_per_day: int | None = Field(
+        None, ge=0, description="Offers of one device beyond this many in one UTC day are declined."
+    )
+    max_classes: int = Field(2000, ge=1, le=65_535, description="How many class names all devices together may bring.")
+    broker_store_bytes: int = Field(4 << 30, ge=64 << 20, description="Disk that undelivered messages may take.")
+    min_free_bytes: int = Field(256 << 20, ge=0, description="`up` does not start with less free disk than this.")
+    log_bytes: int = Field(16 << 20, ge=1 << 16, description="A log longer than this at start begins anew.")
+
+    @field_validator("data")
+    @classmethod
+    def _absolute(cls, value: Path) -> Path:
+        return value.expanduser().absolute()
+
+    @field_validator("host")
+    @classmethod
+    def _loopback(cls, value: str) -> str:
+        address = "127.0.0.1" if value == "localhost" else value
+        try:
+            loopback = ipaddress.IPv4Address(address).is_loopback
+        except ValueError:
+            loopback = False
+        if not loopback:
+            raise ValueError(
+                f"{value!r} is not a loopback address like 127.0.0.1: the pages have no login and the servers no TLS, "
+                "so they serve this machine only"
+            )
+        return address
+
+    @classmethod
+    def settings_customise_sources(
+        cls,
+        settings_cls: type[BaseSettings],
+        init_settings: PydanticBaseSettingsSource,
+        env_settings: PydanticBaseSettingsSource,
+        dotenv_settings: PydanticBaseSettingsSource,  # noqa: ARG003
+        file_secret_settings: PydanticBaseSettingsSource,  # noqa: ARG003
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        """The command line first, then the environment, then the file in the data folder."""
+        assert isinstance(init_settings, InitSettingsSource)
+        data = init_settings.init_kwargs["data"]
+        return init_settings, env_settings, TomlConfigSettingsSource(settings_cls, Path(data) / FILE_NAME)
+
+    def path(self, *parts: str) -> Path:
+        """A path in the data folder."""
+        return self.data.joinpath(*parts)
+
+    @property
+    def hub_url(self) -> str:
+        """Where the pages and the signed releases are."""
+        return f"http://{self.host}:{self.web_port}"
+
+    @property
+    def store_url(self) -> str:
+        """Where the object store listens."""
+        return f"http://{self.host}:{self.s3_port}"
+
+    def environment(self) -> dict[str, str]:
+        """This process's environment with these very settings in it, for a child process."""
+        mine = {
+            f"{PREFIX}{name.upper()}": str(value)
+            for name, value in self.model_dump(exclude={"data"}).items()
+            if value is not None
+        }
+        return {**os.environ, **mine}
+
+
+def load(data: Path, **given: Any) -> CloudSettings:
+    """The settings of a data folder; `given` (where not None) overrides file and environment. Raises `SettingsError`."""
+    _check_environment(os.environ)
+    try:
+        return CloudSettings(
+            data=data.expanduser(), **{key: value for key, value in given.items() if value is not None}
+        )
+    except ValidationError as error:
+        raise SettingsError("; ".join(_explain(dict(problem)) for problem in error.errors())) from error
+    except (OSError, ValueError) as error:  # TOMLDecodeError and UnicodeDecodeError are ValueErrors
+        raise SettingsError(f"{data / FILE_NAME} cannot be read: {error}") from error
+
+
+def _check_environment(names: Iterable[str]) -> None:
+    for name in names:
+        key = name.removeprefix(PREFIX).lower()
+        if name.startswith(PREFIX) and key not in CloudSettings.model_fields:
+            raise SettingsError(f"environment variable {name} sets nothing{_nearest(key)}")
+
+
+def _explain(problem: dict[str, Any]) -> str:
+    key = ".".join(str(part) for part in problem["loc"])
+    if problem["type"] == "extra_forbidden":
+        return f"unknown key '{key}' in {FILE_NAME}{_nearest(key)}"
+    return f"setting '{key}': {problem['msg'].removeprefix('Value error, ')}"
+
+
+def _nearest(key: str) -> str:
+    known = list(CloudSettings.model_fields)
+    close = difflib.get_close_matches(key, known, n=1)
+    return f"; did you mean '{close[0]}'?" if close else f"; known are {', '.join(sorted(known))}"

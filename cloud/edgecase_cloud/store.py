@@ -1,0 +1,193 @@
+"""The object store, as the rest of the cloud sees it: bytes under keys, and grants to put one object there once."""
+
+from __future__ import annotations
+
+import base64
+import contextlib
+import hashlib
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import cached_property
+from threading import Lock
+from typing import Any, Final, NamedTuple
+from urllib.parse import urlsplit
+
+BUCKET: Final = "edgecase"
+
+
+class StoreError(RuntimeError):
+    """Something about the store; see the classes below for what to do."""
+
+
+class Unreachable(StoreError):
+    """The store did not answer, or not now; back off and try again."""
+
+
+class Refused(StoreError):
+    """The store said no and will say so again; set the work aside and show it."""
+
+
+class NotFound(StoreError):
+    """There is no object under this key."""
+
+
+class PutGrant(NamedTuple):
+    """A URL that takes one PUT with exactly these headers."""
+
+    url: str
+    headers: dict[str, str]
+
+
+@dataclass(frozen=True)
+class ObjectInfo:
+    """What the store holds under a key; `sha256` is in hex."""
+
+    key: str
+    size_bytes: int
+    sha256: str
+
+
+class ObjectStore:
+    """One bucket of an S3 server. Safe to use from several threads; connects at the first call."""
+
+    def __init__(
+        self,
+        endpoint_url: str,
+        access_key: str,
+        secret_key: str,
+        *,
+        bucket: str = BUCKET,
+        region: str = "us-east-1",
+        timeout_s: float = 10.0,
+        attempts: int = 3,
+    ) -> None:
+        self.endpoint_url = endpoint_url
+        self.bucket = bucket
+        self._keys = (access_key, secret_key)
+        self._region = region
+        self._timeout_s = timeout_s
+        self._attempts = attempts
+        self._opening = Lock()
+
+    def ensure_bucket(self) -> None:
+        """Make the bucket where it is missing."""
+        with _translated(f"bucket {self.bucket}", allowed=("BucketAlreadyOwnedByYou", "BucketAlreadyExists")):
+            self._client.create_bucket(Bucket=self.bucket)
+
+    def presign_put(
+        self, key: str, size_bytes: int, sha256: str, *, media_type: str = "image/jpeg", expires_s: int = 900
+    ) -> PutGrant:
+        """A grant for exactly these bytes under this key, once. Needs no connection.
+
+        Other bytes, another length or another key are refused by the store, and so is a second object (412).
+        """
+        checksum = base64.b64encode(bytes.fromhex(sha256)).decode()
+        url = self._client.generate_presigned_url(
+            "put_object",
+            Params={
+                "Bucket": self.bucket,
+                "Key": key,
+                "ContentLength": size_bytes,
+                "ContentType": media_type,
+                "ChecksumSHA256": checksum,
+                "IfNoneMatch": "*",
+            },
+            ExpiresIn=expires_s,
+        )
+        headers = {
+            "Content-Length": str(size_bytes),
+            "Content-Type": media_type,
+            "If-None-Match": "*",
+            "x-amz-checksum-sha256": checksum,
+        }
+        return PutGrant(url, headers)
+
+    def presign_get(self, key: str, *, expires_s: int = 900) -> str:
+        """A URL that anyone may read this object from until it expires. Needs no connection."""
+        url: str = self._client.generate_presigned_url(
+            "get_object", Params={"Bucket": self.bucket, "Key": key}, ExpiresIn=expires_s
+        )
+        return url
+
+    def head(self, key: str) -> ObjectInfo | None:
+        """What lies under `key`, or None. Where the store keeps no SHA-256 the object is read to compute it."""
+        try:
+            with _translated(key):
+                answer = self._client.head_object(Bucket=self.bucket, Key=key, ChecksumMode="ENABLED")
+        except NotFound:
+            return None
+        checksum = answer.get("ChecksumSHA256")
+        sha256 = base64.b64decode(checksum).hex() if checksum else hashlib.sha256(self.get(key)).hexdigest()
+        return ObjectInfo(key, answer["ContentLength"], sha256)
+
+    def get(self, key: str) -> bytes:
+        """The bytes under `key`; raises `NotFound`."""
+        with _translated(key):
+            content: bytes = self._client.get_object(Bucket=self.bucket, Key=key)["Body"].read()
+            return content
+
+    def put(self, key: str, content: bytes, *, media_type: str = "application/octet-stream") -> ObjectInfo:
+        """Put bytes under `key`, in place of what was there; the store checks them on arrival."""
+        digest = hashlib.sha256(content)
+        with _translated(key):
+            self._client.put_object(
+                Bucket=self.bucket,
+                Key=key,
+                Body=content,
+                ContentType=media_type,
+                ChecksumSHA256=base64.b64encode(digest.digest()).decode(),
+            )
+        return ObjectInfo(key, len(content), digest.hexdigest())
+
+    def keys(self, prefix: str = "") -> Iterator[str]:
+        """Every key that begins with `prefix`, in order, a page at a time."""
+        with _translated(prefix or self.bucket):
+            pages = self._client.get_paginator("list_objects_v2").paginate(Bucket=self.bucket, Prefix=prefix)
+            for page in pages:
+                for entry in page.get("Contents", []):
+                    yield entry["Key"]
+
+    @property
+    def _client(self) -> Any:
+        with self._opening:  # making a client is not safe in two threads at once; using one is
+            return self._opened
+
+    @cached_property
+    def _opened(self) -> Any:
+        from boto3.session import Session
+        from botocore.config import Config
+
+        config = Config(
+            signature_version="s3v4",  # the older one that boto3 would pick here cannot bind the checksum
+            s3={"addressing_style": "path"},
+            connect_timeout=min(3.0, self._timeout_s),
+            read_timeout=self._timeout_s,
+            retries={"mode": "standard", "total_max_attempts": self._attempts},
+            max_pool_connections=16,
+            proxies={} if urlsplit(self.endpoint_url).hostname in {"127.0.0.1", "localhost"} else None,
+        )
+        access_key, secret_key = self._keys
+        return Session(access_key, secret_key, region_name=self._region).client(
+            "s3", endpoint_url=self.endpoint_url, config=config
+        )
+
+
+@contextlib.contextmanager
+def _translated(subject: str, allowed: tuple[str, ...] = ()) -> Iterator[None]:
+    """Nothing of botocore leaves this file."""
+    from botocore.exceptions import BotoCoreError, ClientError
+
+    try:
+        yield
+    except ClientError as error:
+        code = str(error.response.get("Error", {}).get("Code", ""))
+        status = int(error.response.get("ResponseMetadata", {}).get("HTTPStatusCode", 0))
+        if code in allowed:
+            return
+        if status == 404:
+            raise NotFound(f"{subject} is not in the store") from error
+        if status >= 500 or status in {408, 409, 429} or code == "SlowDown":
+            raise Unreachable(f"the store cannot serve {subject} now: {status} {code}") from error
+        raise Refused(f"the store refused {subject}: {status} {code}") from error
+    except BotoCoreError as error:
+        raise Unreachable(f"the store did not answer for {subject}: {error}") from error

@@ -1,0 +1,400 @@
+"""What ingest promises of one message: idempotent by frame id, nothing acknowledged unseen, nothing overwritten."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from datetime import datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import pytest
+import sqlalchemy as sa
+
+from edgecase_cloud.catalogue import Delivery, Device, Event, Frame, ObjectClass
+from edgecase_cloud.ingest import Ingest, Reply
+from edgecase_cloud.services import Services
+from edgecase_cloud.store import ObjectStore, PutGrant, Unreachable
+from edgecase_models import wire
+from support.broker import free_port
+from support.cloud import NOW, Shot, make_services, shot
+from support.s3 import S3Server, put
+
+LATER = NOW + timedelta(minutes=1)
+
+
+class Told:
+    """Hands messages to ingest and gives the one answer."""
+
+    def __init__(self, parts: Services) -> None:
+        self.parts = parts
+        self.ingest = Ingest(parts)
+
+    def __call__(self, message: wire.Up, *, device: str = "", now: datetime = NOW) -> wire.Down | None:
+        replies = self.replies(message, device=device, now=now)
+        assert len(replies) <= 1
+        return replies[0].message if replies else None
+
+    def replies(self, message: wire.Up, *, device: str = "", now: datetime = NOW) -> list[Reply]:
+        topic = wire.up_topic(device or message.device, type(message))
+        return self.ingest.handle(topic, wire.encode(message), now)
+
+    def deliver(self, frame: Shot, now: datetime = NOW) -> wire.Down | None:
+        grant = self(frame.offer, now=now)
+        assert isinstance(grant, wire.Grant)
+        assert put(PutGrant(grant.url, grant.headers), frame.content)[0] == 200
+        return self(frame.stored(grant), now=now)
+
+    def row(self, frame: Shot) -> Frame:
+        with self.parts.catalogue.session() as session:
+            return session.get_one(Frame, frame.id)
+
+    def events(self, kind: str) -> list[Event]:
+        with self.parts.catalogue.session() as session:
+            return list(session.scalars(sa.select(Event).where(Event.kind == kind).order_by(Event.id)))
+
+
+@pytest.fixture
+def tell(parts: Services) -> Told:
+    return Told(parts)
+
+
+# Offer, grant, stored, ack
+
+
+def test_a_frame_goes_from_offer_to_acknowledged_and_its_row_says_all_that_was_offered(tell: Told) -> None:
+    frame = shot()
+    grant = tell(frame.offer)
+    assert isinstance(grant, wire.Grant)
+    assert grant.key == f"frames/cam-1/2026-03-04/{frame.id}.jpg"
+    assert grant.expires_at == NOW + timedelta(minutes=15)
+    assert tell.row(frame).delivery is Delivery.GRANTED
+    assert put(PutGrant(grant.url, grant.headers), frame.content)[0] == 200
+    assert tell(frame.stored(grant), now=LATER) == wire.Ack(frame_id=frame.id, sha256=frame.offer.sha256)
+    row = tell.row(frame)
+    assert (row.delivery, row.offered_at, row.acknowledged_at) == (Delivery.ACKNOWLEDGED, NOW, LATER)
+    assert (row.device_id, row.camera, row.frame_index) == ("cam-1", "front", 7)
+    assert (row.boot_id, row.monotonic_ns, row.captured_at) == ("boot-1", 123_456_789, NOW)
+    assert (row.width_px, row.height_px, row.size_bytes) == (640, 384, len(frame.content))
+    assert row.reasons == [{"strategy": "uncertainty", "score": 0.5, "threshold": 0.4, "propensity": 1.0}]
+    assert row.boxes == [[1, 0.5, 10.0, 20.0, 30.0, 40.0]]
+    assert row.thumbnail_jpeg == b"\xff\xd8\xff\xd9"
+    assert tell.parts.store.get(row.key) == frame.content
+
+
+def test_asking_again_gets_the_same_answer_at_every_stage(tell: Told) -> None:
+    frame = shot()
+    first, second = tell(frame.offer), tell(frame.offer, now=LATER)
+    assert isinstance(first, wire.Grant)
+    assert isinstance(second, wire.Grant)
+    assert second.expires_at > first.expires_at
+    put(PutGrant(second.url, second.headers), frame.content)
+    ack = wire.Ack(frame_id=frame.id, sha256=frame.offer.sha256)
+    assert [tell(frame.stored(first)), tell(frame.stored(first)), tell(frame.offer, now=LATER)] == [ack, ack, ack]
+    assert tell.row(frame).acknowledged_at == NOW
+    assert tell.events("incident") == []
+
+
+def test_a_frame_whose_object_is_not_there_is_granted_again_and_not_acknowledged(tell: Told) -> None:
+    frame = shot()
+    grant = tell(frame.offer)
+    assert isinstance(grant, wire.Grant)
+    assert isinstance(tell(frame.stored(grant)), wire.Grant)
+    assert tell.row(frame).delivery is Delivery.GRANTED
+
+
+@pytest.mark.parametrize("content", [b"other bytes", b"\x00" * 2004], ids=["another length", "the same length"])
+def test_an_object_that_is_not_what_was_offered_is_rejected_and_an_incident(tell: Told, content: bytes) -> None:
+    frame = shot()
+    grant = tell(frame.offer)
+    assert isinstance(grant, wire.Grant)
+    tell.parts.store.put(grant.key, content)
+    expected = wire.Reject(frame_id=frame.id, reason="the object in the store is not what was offered")
+    assert [tell(frame.stored(grant)), tell(frame.stored(grant)), tell(frame.offer)] == [expected] * 3
+    assert tell.row(frame).delivery is Delivery.REJECTED
+    (incident,) = tell.events("incident")
+    assert incident.subject == frame.id
+    assert incident.detail["found"]["size_bytes"] == len(content)
+
+
+def test_a_frame_is_rejected_only_for_its_own_message_not_by_a_wrong_word(tell: Told) -> None:
+    frame = shot()
+    grant = tell(frame.offer)
+    assert isinstance(grant, wire.Grant)
+    wrong = msgspec.structs.replace(frame.stored(grant), key="frames/cam-1/2026-03-04/other.jpg")
+    assert isinstance(tell(wrong), wire.Reject)
+    assert tell.row(frame).delivery is Delivery.GRANTED
+    put(PutGrant(grant.url, grant.headers), frame.content)
+    assert isinstance(tell(frame.stored(grant)), wire.Ack)
+
+
+def test_a_stored_that_was_never_offered_is_recorded_and_not_answered(tell: Told) -> None:
+    frame = shot()
+    stored = wire.Stored(device="cam-1", frame_id=frame.id, key="frames/x", sha256=frame.offer.sha256)
+    assert tell(stored) is None
+    assert [event.subject for event in tell.events("unknown frame")] == [frame.id]
+
+
+# One id, one device, one content
+
+
+@pytest.mark.parametrize("acknowledged", [False, True])
+def test_other_bytes_under_a_known_id_are_an_incident_and_never_an_overwrite(tell: Told, acknowledged: bool) -> None:
+    frame = shot()
+    if acknowledged:
+        tell.deliver(frame)
+    else:
+        tell(frame.offer)
+    before = tell.row(frame)
+    other = shot(frame_id=frame.id)
+    assert tell(other.offer) == wire.Reject(frame_id=frame.id, reason="frame id is known with another sha256")
+    after = tell.row(frame)
+    assert (after.sha256, after.delivery) == (before.sha256, before.delivery)
+    (incident,) = tell.events("incident")
+    assert incident.detail["known"] == {"sha256": frame.offer.sha256}
+    assert incident.detail["said"] == {"sha256": other.offer.sha256}
+    if acknowledged:
+        assert tell.parts.store.get(before.key) == frame.content
+
+
+def test_the_frame_of_another_device_is_not_given_away(tell: Told) -> None:
+    frame = shot("cam-1")
+    tell.deliver(frame)
+    stolen = msgspec.structs.replace(frame.offer, device="cam-2")
+    reply = tell(stolen)
+    assert isinstance(reply, wire.Reject)
+    assert frame.offer.sha256 not in reply.reason
+    stored = wire.Stored(device="cam-2", frame_id=frame.id, key=tell.row(frame).key, sha256=frame.offer.sha256)
+    assert isinstance(tell(stored), wire.Reject)
+    assert tell.row(frame).device_id == "cam-1"
+    assert len(tell.events("incident")) == 2
+
+
+# Declined
+
+
+def test_a_picture_that_the_fleet_has_already_is_declined_for_good(tell: Told) -> None:
+    frame = shot("cam-1")
+    tell.deliver(frame)
+    twin = shot("cam-2", frame.content)
+    expected = wire.Decline(frame_id=twin.id, reason=f"the same picture is here already as {frame.id}")
+    assert [tell(twin.offer), tell(twin.offer, now=LATER)] == [expected, expected]
+    assert tell.row(twin).delivery is Delivery.DECLINED
+
+
+def test_a_twin_of_a_frame_that_has_not_arrived_yet_is_wanted(tell: Told) -> None:
+    frame = shot("cam-1")
+    tell(frame.offer)
+    assert isinstance(tell(shot("cam-2", frame.content).offer), wire.Grant)
+
+
+def test_the_cap_is_per_device_and_per_day(tmp_path: Path, s3: S3Server) -> None:
+    tell = Told(make_services(tmp_path, s3.store, "cam-1", "cam-2", max_frames_per_device_per_day=2))
+    granted = [shot(), shot()]
+    assert all(isinstance(tell(frame.offer), wire.Grant) for frame in granted)
+    third = shot()
+    declined = wire.Decline(frame_id=third.id, reason="2 frames of this device were taken today")
+    assert tell(third.offer) == declined
+    assert isinstance(tell(granted[0].offer), wire.Grant), "what was granted stays granted"
+    assert isinstance(tell(shot("cam-2").offer), wire.Grant)
+    assert isinstance(tell(shot().offer, now=NOW + timedelta(days=1)), wire.Grant)
+    assert tell(third.offer, now=NOW + timedelta(days=1)) == declined
+
+
+# Classes
+
+
+def test_class_names_get_their_index_once_and_keep_it_whatever_order_a_model_has(tell: Told) -> None:
+    box = wire.Box(0, 0.5, 0, 0, 1, 1)
+    first = shot(classes=["car", "person"], boxes=[box])
+    second = shot("cam-2", classes=["bicycle", "person", "car"], boxes=[box, wire.Box(2, 0.5, 0, 0, 1, 1)])
+    tell(first.offer)
+    tell(second.offer)
+    assert tell.row(first).boxes[0][0] == 0
+    assert [found[0] for found in tell.row(second).boxes] == [2, 0]
+    with tell.parts.catalogue.session() as session:
+        names = session.scalars(sa.select(ObjectClass.name).order_by(ObjectClass.index)).all()
+    assert names == ["car", "person", "bicycle"]
+
+
+def test_names_that_others_have_appended_meanwhile_are_found(tell: Told) -> None:
+    tell(shot(classes=["car"], boxes=[]).offer)
+    with tell.parts.catalogue.session.begin() as session:
+        session.add(ObjectClass(index=1, name="tram"))
+    frame = shot(classes=["tram", "bus"], boxes=[wire.Box(0, 0.5, 0, 0, 1, 1), wire.Box(1, 0.5, 0, 0, 1, 1)])
+    tell(frame.offer)
+    assert [found[0] for found in tell.row(frame).boxes] == [1, 2]
+
+
+def test_a_fleet_cannot_fill_the_class_table(tmp_path: Path, s3: S3Server) -> None:
+    tell = Told(make_services(tmp_path, s3.store, "cam-1", max_classes=3))
+    reply = tell(shot(classes=["a", "b", "c", "d"], boxes=[]).offer)
+    assert isinstance(reply, wire.Reject)
+    assert "class table is full" in reply.reason
+    with tell.parts.catalogue.session() as session:
+        assert session.scalars(sa.select(ObjectClass)).all() == []
+    assert isinstance(tell(shot(classes=["a", "b", "c"], boxes=[]).offer), wire.Grant)
+
+
+# Status
+
+
+def status(session: str = "s1", at_s: int = 0, **changed: Any) -> wire.Status:
+    at = NOW + timedelta(seconds=at_s)
+    report = wire.Status(device="cam-1", online=True, session=session, at=at, running_digest="b" * 64)
+    return msgspec.structs.replace(report, **changed)
+
+
+def device(tell: Told) -> Device:
+    with tell.parts.catalogue.session() as session:
+        return session.get_one(Device, "cam-1")
+
+
+def test_a_status_becomes_what_is_known_of_the_device(tell: Told) -> None:
+    assert tell(status(frames_seen=5), now=LATER) is None
+    row = device(tell)
+    assert (row.online, row.session, row.last_seen_at, row.running_digest) == (True, "s1", LATER, "b" * 64)
+    assert row.status["frames_seen"] == 5
+    json.dumps(row.status, allow_nan=False)
+
+
+def test_a_last_will_takes_the_device_offline_and_keeps_what_it_counted(tell: Told) -> None:
+    tell(status(at_s=10, frames_seen=5))
+    tell(status(at_s=0, online=False, running_digest=""), now=LATER)
+    row = device(tell)
+    assert (row.online, row.status["online"], row.status["frames_seen"], row.running_digest) == (
+        False,
+        False,
+        5,
+        "b" * 64,
+    )
+
+
+def test_the_last_will_of_a_session_that_another_followed_changes_nothing(tell: Told) -> None:
+    tell(status("s1", 0))
+    tell(status("s2", 10))
+    tell(status("s1", 0, online=False))
+    assert device(tell).online
+
+
+def test_a_goodbye_counts_to_the_end(tell: Told) -> None:
+    tell(status(at_s=0, frames_seen=5))
+    tell(status(at_s=20, online=False, frames_seen=9))
+    row = device(tell)
+    assert (row.online, row.status["frames_seen"]) == (False, 9)
+
+
+@pytest.mark.parametrize("told", [status(at_s=5), status(at_s=0, online=False)], ids=["online", "will"])
+def test_a_status_that_the_broker_repeats_is_no_sign_of_life(tell: Told, told: wire.Status) -> None:
+    tell(status(at_s=5))
+    tell(told)
+    tell(told, now=LATER)
+    assert device(tell).last_seen_at == NOW
+
+
+# What is not right
+
+
+def test_a_message_in_the_name_of_another_device_is_dropped_and_recorded(tell: Told) -> None:
+    frame = shot("cam-1")
+    assert tell.replies(frame.offer, device="cam-2") == []
+    (event,) = tell.events("forged topic")
+    assert (event.subject, event.detail["claims"]) == ("cam-2", "cam-1")
+    with tell.parts.catalogue.session() as session:
+        assert session.get(Frame, frame.id) is None
+
+
+def test_a_device_that_was_never_added_gets_nothing(tell: Told) -> None:
+    assert tell.replies(shot("stranger").offer) == []
+    assert [event.subject for event in tell.events("unknown device")] == ["stranger"]
+
+
+@pytest.mark.parametrize(
+    ("changed", "why"),
+    [
+        ({"captured_at": "2026-01-01T00:00:00"}, "no zone"),
+        ({"captured_at": "0001-01-01T00:00:00+10:00"}, "outside the calendar"),
+        ({"captured_at": "9999-12-31T23:59:59-10:00"}, "outside the calendar"),
+        ({"boxes": [[7, 0.5, 0, 0, 1, 1]]}, "class 7"),
+        ({"boxes": [[0, 0.5, -1, 0, 1, 1]]}, "outside the picture"),
+        ({"boxes": [[0, 0.5, 0, 0, 1e300, 1]]}, "outside the picture"),
+        ({"boxes": [[0, 0.5, 0, 0, 1, 1]] * 301}, "length"),
+        ({"boxes": [[0, 0.5, 0, 0, 1, 1]], "classes": []}, "without class names"),
+        ({"classes": ["car", "  "]}, "no name"),
+        ({"media_type": "text/html\r\nx: y"}, "media type"),
+        ({"size_bytes": 0}, "size_bytes"),
+        ({"width_px": 20_001}, "width_px"),
+        ({"sha256": "zz"}, "sha256"),
+        ({"v": 2}, "version 2"),
+        ({"device": "cam-1/../x"}, "device"),
+    ],
+)
+def test_an_offer_that_can_never_be_taken_is_set_aside_and_its_device_told(
+    tell: Told, changed: dict[str, Any], why: str
+) -> None:
+    frame = shot()
+    payload = json.dumps(json.loads(wire.encode(frame.offer)) | changed).encode()
+    (reply,) = tell.ingest.handle("edgecase/1/up/cam-1/offer", payload, NOW)
+    assert reply.device == "cam-1"
+    assert isinstance(reply.message, wire.Reject)
+    assert reply.message.frame_id == frame.id
+    wire.decode_down(wire.encode(reply.message))
+    (event,) = tell.events("dead letter")
+    assert why in event.detail["error"]
+    with tell.parts.catalogue.session() as session:
+        assert session.get(Frame, frame.id) is None
+    assert isinstance(tell(shot().offer), wire.Grant), "the next one flows"
+
+
+@pytest.mark.parametrize(
+    ("topic", "payload"),
+    [
+        ("edgecase/1/up/cam-1/offer", b""),
+        ("edgecase/1/up/cam-1/offer", b"\xff\xfe"),
+        ("edgecase/1/up/cam-1/offer", b"[" * 10_000),
+        ("edgecase/1/up/cam-1/offer", b'{"type":"offer","frame_id":"../x"}'),
+        ("edgecase/1/up/cam-1/offer", b'{"type":"ack","frame_id":"0"}'),
+        ("edgecase/1/up/cam-1/offer", b'{"type":"offer","score":1e309}'),
+        ("edgecase/1/up/cam-1/offer", b"x" * 200_000),
+        ("edgecase/2/up/cam-1/offer", b"{}"),
+        ("edgecase/1/up/../offer", b"{}"),
+        ("", b"{}"),
+        ("edgecase/1/up/\u202ecam/offer", b"\x00"),
+    ],
+)
+def test_what_is_no_message_at_all_becomes_a_dead_letter(tell: Told, topic: str, payload: bytes) -> None:
+    assert tell.ingest.handle(topic, payload, NOW) == []
+    (event,) = tell.events("dead letter")
+    assert event.detail["size_bytes"] == len(payload)
+    assert len(json.dumps(event.detail)) < 8000
+
+
+# What is away
+
+
+def test_while_the_store_is_away_nothing_is_acknowledged_and_nothing_is_decided(tell: Told) -> None:
+    frame = shot()
+    grant = tell(frame.offer)
+    assert isinstance(grant, wire.Grant)
+    away = ObjectStore(f"http://127.0.0.1:{free_port()}", "a", "b", attempts=1)
+    cut_off = Told(dataclasses.replace(tell.parts, store=away))
+    with pytest.raises(Unreachable):
+        cut_off(frame.stored(grant))
+    assert tell.row(frame).delivery is Delivery.GRANTED
+    assert tell.events("incident") == []
+    assert isinstance(cut_off(shot().offer), wire.Grant), "an offer needs no store"
+
+
+def test_on_a_full_disk_nothing_is_answered_and_the_message_can_be_handed_in_again(
+    tmp_path: Path, s3: S3Server
+) -> None:
+    parts = make_services(tmp_path, s3.store, "cam-1")
+    pages = 1
+    sa.event.listen(parts.catalogue.engine, "checkout", lambda raw, *_: raw.execute(f"PRAGMA max_page_count={pages}"))
+    tell = Told(parts)
+    frame = shot(thumbnail_jpeg=b"x" * 20_000)  # more than the pages that are there can hold
+    with pytest.raises(Unreachable, match="disk is full"):
+        tell(frame.offer)
+    pages = 10_000
+    assert isinstance(tell(frame.offer), wire.Grant)

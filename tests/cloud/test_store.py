@@ -1,0 +1,161 @@
+"""What the object store promises, against the real server: grants for exactly one object, nothing for strangers."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import socket
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from edgecase_cloud.store import NotFound, ObjectInfo, ObjectStore, Refused, Unreachable
+from support.broker import free_port
+from support.s3 import S3Server, anonymous, put, running_s3
+
+CONTENT = b"\xff\xd8 a picture \xff\xd9" * 100
+SHA256 = hashlib.sha256(CONTENT).hexdigest()
+
+
+@pytest.fixture
+def store(s3: S3Server) -> ObjectStore:
+    return s3.store
+
+
+def test_a_granted_put_is_checked_and_seen_with_its_length_and_digest(store: ObjectStore) -> None:
+    assert put(store.presign_put("grant/a.jpg", len(CONTENT), SHA256), CONTENT) == (200, "")
+    assert store.head("grant/a.jpg") == ObjectInfo("grant/a.jpg", len(CONTENT), SHA256)
+    assert store.get("grant/a.jpg") == CONTENT
+
+
+def test_a_grant_works_once_and_the_first_object_stays(store: ObjectStore) -> None:
+    grant = store.presign_put("grant/once.jpg", len(CONTENT), SHA256)
+    assert put(grant, CONTENT)[0] == 200
+    assert put(grant, CONTENT)[0] == 412
+    other = bytes(reversed(CONTENT))
+    second = store.presign_put("grant/once.jpg", len(other), hashlib.sha256(other).hexdigest())
+    assert put(second, other)[0] == 412
+    assert store.get("grant/once.jpg") == CONTENT
+
+
+@pytest.mark.parametrize(
+    ("content", "changed"),
+    [
+        (b"x" * len(CONTENT), {}),
+        (CONTENT + b"x", {"Content-Length": str(len(CONTENT) + 1)}),
+        (CONTENT, {"If-None-Match": "other"}),
+        (CONTENT, {"Content-Type": "text/html"}),
+        (CONTENT, {"x-amz-checksum-sha256": "AAAA"}),
+    ],
+    ids=["other bytes", "longer", "overwrite", "other type", "other checksum"],
+)
+def test_a_grant_is_for_exactly_these_bytes(store: ObjectStore, content: bytes, changed: dict[str, str]) -> None:
+    grant = store.presign_put("grant/exact.jpg", len(CONTENT), SHA256)
+    assert put(grant, content, **changed)[0] in {400, 403}
+    assert store.head("grant/exact.jpg") is None
+
+
+def test_a_grant_is_for_exactly_this_key(store: ObjectStore) -> None:
+    grant = store.presign_put("grant/mine.jpg", len(CONTENT), SHA256)
+    assert put(grant._replace(url=grant.url.replace("mine", "theirs")), CONTENT)[0] == 403
+    assert store.head("grant/theirs.jpg") is None
+
+
+def test_a_stranger_gets_nothing_from_any_port_of_the_store(s3: S3Server) -> None:
+    s3.store.put("private/a.jpg", CONTENT)
+    ports = json.loads((s3.folder / "store" / "ports.json").read_text())
+    s3, filer, volume = (
+        s3.url,
+        f"http://127.0.0.1:{ports['filer.port']}",
+        f"http://127.0.0.1:{ports['volume.port']}",
+    )
+    for base, path in ((s3, "/edgecase"), (filer, "/buckets/edgecase")):
+        assert anonymous(f"{base}{path}/private/a.jpg") in {401, 403}
+        assert anonymous(f"{base}{path}/private/b.jpg", "PUT", CONTENT) in {401, 403}
+        assert anonymous(f"{base}{path}/private/a.jpg", "DELETE") in {401, 403}
+        assert anonymous(f"{base}{path}/") in {401, 403}
+    for needle in range(1, 8):
+        assert anonymous(f"{volume}/{needle},0100000000") in {401, 404}
+    assert s3.store.get("private/a.jpg") == CONTENT
+
+
+def test_wrong_keys_are_refused_and_not_tried_for_ever(s3: S3Server) -> None:
+    thief = ObjectStore(s3.url, "nobody", "nothing")
+    with pytest.raises(Refused, match="403"):
+        thief.get("private/a.jpg")
+
+
+def test_what_is_not_there_is_none_or_not_found(store: ObjectStore) -> None:
+    assert store.head("nowhere") is None
+    with pytest.raises(NotFound, match="nowhere is not in the store"):
+        store.get("nowhere")
+
+
+def test_an_object_whose_digest_the_store_does_not_keep_is_read_to_know_it(store: ObjectStore) -> None:
+    store._client.put_object(Bucket=store.bucket, Key="foreign", Body=CONTENT)
+    assert store.head("foreign") == ObjectInfo("foreign", len(CONTENT), SHA256)
+
+
+def test_every_key_is_listed_beyond_one_page(store: ObjectStore) -> None:
+    names = {f"listing/{index:04}" for index in range(1005)}
+    threads = [
+        threading.Thread(target=lambda part=part: [store.put(name, b"x") for name in sorted(names)[part::4]])
+        for part in range(4)
+    ]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert list(store.keys("listing/")) == sorted(names)
+
+
+def test_a_second_bucket_of_the_same_name_is_no_error(store: ObjectStore) -> None:
+    store.ensure_bucket()
+    store.ensure_bucket()
+
+
+def test_a_store_that_is_not_there_is_unreachable() -> None:
+    away = ObjectStore(f"http://127.0.0.1:{free_port()}", "a", "b", attempts=1)
+    for call in (lambda: away.head("k"), lambda: away.get("k"), lambda: away.put("k", b""), lambda: list(away.keys())):
+        with pytest.raises(Unreachable, match="did not answer"):
+            call()
+
+
+@pytest.fixture
+def silent_server() -> Iterator[int]:
+    """Takes connections and never says a word."""
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        yield server.getsockname()[1]
+
+
+def test_a_store_that_is_silent_is_unreachable_after_its_time(silent_server: int) -> None:
+    silent = ObjectStore(f"http://127.0.0.1:{silent_server}", "a", "b", attempts=1, timeout_s=0.2)
+    with pytest.raises(Unreachable):
+        silent.head("k")
+
+
+def test_a_grant_can_be_made_while_the_store_is_away() -> None:
+    assert ObjectStore("http://127.0.0.1:1", "a", "b").presign_put("k", 1, SHA256).headers["If-None-Match"] == "*"
+
+
+def test_objects_survive_a_kill_of_the_store_and_other_inner_ports(tmp_path: Path) -> None:
+    with running_s3(tmp_path) as server:
+        for index in range(20):
+            server.store.put(f"kill/{index}", CONTENT)
+        server.kill()
+        (server.folder / "store" / "ports.json").unlink()
+        server.start()
+        server.store.put("kill/20", CONTENT)
+        assert [server.store.get(key) for key in server.store.keys("kill/")] == [CONTENT] * 21
+
+
+def test_the_keys_of_the_store_are_for_the_owner_only(s3: S3Server) -> None:
+    folder = s3.folder
+    for path in (
+        folder / "store" / "s3.json",
+        folder / "store" / "security.toml",
+        folder / "keys" / "store-secret-key",
+    ):
+        assert path.stat().st_mode & 0o077 == 0
