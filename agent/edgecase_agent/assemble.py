@@ -20,6 +20,7 @@ from edgecase_models import wire
 
 if TYPE_CHECKING:
     from edgecase_agent.mqtt import MqttLink
+    from edgecase_agent.running import RunningModel
     from edgecase_agent.uplink import Uplink
     from edgecase_agent.watch import Committee, Watch
     from edgecase_models.detector import Runtime
@@ -49,7 +50,6 @@ def fatal_to_watch() -> tuple[type[Exception], ...]:
 def a_watch(settings: AgentSettings, spool: Spool) -> Watch:
     """Source, model, selection and committee as configured."""
     from edgecase_agent import watch_status
-    from edgecase_agent.running import BundleSlot, RunningModel
     from edgecase_agent.selection import Rules, Selection
     from edgecase_agent.source import open_source
     from edgecase_agent.watch import Shot, Watch, WatchOptions
@@ -61,8 +61,7 @@ def a_watch(settings: AgentSettings, spool: Spool) -> Watch:
     chosen = settings.selection.model_dump()
     strategy = chosen.pop("strategy")
     selection: Selection[Shot] = Selection(Rules(**chosen), watch_status.read_selection(state))
-    slots = Slots(settings.data / "slots")
-    slots.start(settings.model.bundle)
+    model = a_model(settings, runtime)
     source = open_source(settings.source.uri, live=settings.source.live, max_fps=settings.source.max_fps)
     options = WatchOptions(
         camera=settings.source.camera,
@@ -70,11 +69,30 @@ def a_watch(settings: AgentSettings, spool: Spool) -> Watch:
         jpeg_quality=settings.jpeg.quality,
         jpeg_sample_every=settings.jpeg.sample_every,
     )
-    committee = _committee(settings, runtime)
-    return Watch(source, RunningModel(BundleSlot(slots, runtime)), selection, spool, state, options, committee)
+    committee = a_committee(settings, runtime)
+    return Watch(source, model, selection, spool, state, options, committee)
 
 
-def _committee(settings: AgentSettings, runtime: Runtime) -> Committee | None:
+def a_model(settings: AgentSettings, runtime: Runtime) -> RunningModel:
+    """The active model; where it cannot be loaded although it is whole, the one before it."""
+    from edgecase_agent.running import BundleSlot, ModelError, RunningModel
+    from edgecase_agent.update import set_apart
+    from edgecase_models.bundle import BundleError
+
+    slots = Slots(settings.data / "slots")
+    active = slots.start(settings.model.bundle)
+    try:
+        return RunningModel(BundleSlot(slots, runtime))
+    except (ModelError, BundleError) as error:
+        if slots.step_back(active) is None:
+            raise
+        log.error("model cannot be loaded; the one before it runs", digest=active.digest, reason=str(error))  # noqa: TRY400
+        set_apart(settings.data / status.STATE, active.digest, active.release, str(error))
+        return RunningModel(BundleSlot(slots, runtime))
+
+
+def a_committee(settings: AgentSettings, runtime: Runtime) -> Committee | None:
+    """The second member, or None where there is to be none."""
     from edgecase_agent.committee import Cascade, Independent, Shifted
     from edgecase_agent.scoring import Strategy
     from edgecase_agent.watch import Committee
@@ -170,7 +188,13 @@ def update(settings: AgentSettings, stopped: threading.Event) -> None:
         Slots(data / "slots"),
         hub,
         state,
-        lambda part, running: trial_in_a_child(part, running, timeout_s=chosen.trial_timeout_s),
+        lambda part, running: trial_in_a_child(
+            part,
+            running,
+            threads=settings.model.threads,
+            providers=settings.model.providers,
+            timeout_s=chosen.trial_timeout_s,
+        ),
         poll_s=chosen.poll_s,
     )
     while not stopped.is_set():

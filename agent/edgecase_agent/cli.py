@@ -145,7 +145,13 @@ def update(config: Config, parent: Parent = 0) -> None:
 
 
 @app.command("try-bundle", hidden=True)
-def try_bundle(bundle: Path, running: Path, parent: Parent = 0) -> None:
+def try_bundle(
+    bundle: Path,
+    running: Path,
+    parent: Parent = 0,
+    threads: Annotated[int, typer.Option(min=1)] = 1,
+    provider: Annotated[list[str] | None, typer.Option()] = None,
+) -> None:
     """Whether a bundle may run in place of another, as JSON; the model may take this process down."""
     import msgspec
 
@@ -154,7 +160,7 @@ def try_bundle(bundle: Path, running: Path, parent: Parent = 0) -> None:
 
     if parent:
         die_with(parent)
-    findings = tried(bundle, running)
+    findings = tried(bundle, running, threads=threads, providers=provider or ["CPUExecutionProvider"])
     sys.stdout.buffer.write(msgspec.json.encode(findings))
 
 

@@ -37,6 +37,7 @@ class FrameMeta(msgspec.Struct, frozen=True, kw_only=True):
     score: float
     reasons: list[wire.Reason]
     boxes: list[wire.Box]
+    operating_point: float = 0.25
     media_type: str = "image/jpeg"
     thumbnail_jpeg: bytes = b""
     priority: int = 0
@@ -60,6 +61,7 @@ class FrameMeta(msgspec.Struct, frozen=True, kw_only=True):
             score=self.score,
             reasons=self.reasons,
             boxes=self.boxes,
+            operating_point=self.operating_point,
             media_type=self.media_type,
             thumbnail_jpeg=self.thumbnail_jpeg,
         )

@@ -7,6 +7,7 @@ import sys
 from typing import Literal
 
 import structlog
+from structlog.typing import EventDict
 
 Level = Literal["debug", "info", "warning", "error"]
 
@@ -14,16 +15,21 @@ Level = Literal["debug", "info", "warning", "error"]
 def configure(loop: str, level: Level = "info") -> None:
     """Set up logging for this process; every event carries the name of its loop."""
     human = sys.stderr.isatty()
+    console = structlog.dev.ConsoleRenderer(exception_formatter=structlog.dev.plain_traceback)
+
+    def of_loop(_logger: object, _method: str, event: EventDict) -> EventDict:
+        event["loop"] = loop
+        return event
+
     structlog.configure(
         processors=[
-            structlog.contextvars.merge_contextvars,
+            of_loop,
             structlog.processors.add_log_level,
             structlog.processors.TimeStamper(fmt="iso", utc=True),
-            *([] if human else [structlog.processors.dict_tracebacks]),
-            structlog.dev.ConsoleRenderer() if human else structlog.processors.JSONRenderer(),
+            # Traces as plain text: with the values of variables they would carry passwords into the journal.
+            *([console] if human else [structlog.processors.format_exc_info, structlog.processors.JSONRenderer()]),
         ],
         wrapper_class=structlog.make_filtering_bound_logger(logging.getLevelNamesMapping()[level.upper()]),
         logger_factory=structlog.PrintLoggerFactory(sys.stderr),
         cache_logger_on_first_use=False,
     )
-    structlog.contextvars.bind_contextvars(loop=loop)

@@ -75,6 +75,18 @@ class Slots:
             if record is not None and release > record.release:
                 self._write(msgspec.structs.replace(record, release=release))
 
+    def intact(self, slot: ActiveSlot) -> bool:
+        """Whether its bundle is byte for byte what was laid down."""
+        return _digest_of(slot.path) == slot.digest
+
+    def step_back(self, failed: ActiveSlot) -> ActiveSlot | None:
+        """The active model cannot be loaded: run what ran before it, if that is still there."""
+        with self._locked():
+            record = self._record()
+            if record is None or record.digest != failed.digest:
+                return None if record is None else self._slot(record)
+            return self._fall_back(record)
+
     def start(self, seed: Path) -> ActiveSlot:
         """The model to run at a start: the active one, or the other slot's where that is damaged, or the seed.
 
@@ -86,7 +98,7 @@ class Slots:
             seed_digest = _digest_of(seed)
             if record is None or (seed_digest and seed_digest != record.seed_digest):
                 return self._sow(seed, 0 if record is None else record.release)
-            if _digest_of(self._slot(record).path) == record.digest:
+            if self.intact(self._slot(record)):
                 return self._slot(record)
             return self._fall_back(record) or self._sow(seed, _once_more(record.release))
 

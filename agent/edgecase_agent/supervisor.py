@@ -48,9 +48,14 @@ class Loop:
         self.process = subprocess.Popen(self.command, stdin=subprocess.DEVNULL, process_group=0)
         self.started_s = now_s
 
+    @property
+    def running(self) -> bool:
+        """Whether its process lives."""
+        return self.process is not None and self.process.poll() is None
+
     def signal(self, number: signal.Signals) -> None:
         """Pass a signal on, if it runs."""
-        if self.process is not None and self.process.poll() is None:
+        if self.process is not None and self.running:
             self.process.send_signal(number)
 
     def crashed(self, now_s: float) -> float:
@@ -64,7 +69,8 @@ class Loop:
 class Supervisor:
     """Runs the loops until a signal, until one of them meets wrong input, or until the one that ends is done and nothing is left to send.
 
-    `left` says how many frames still wait to be sent; None where nobody sends them.
+    `left` says how many frames still wait to be sent; None where nobody sends them. They have `drain_s` after a recording has ended and
+    `settle_s` after a signal; what is left then is sent by the next run.
     """
 
     def __init__(
@@ -74,7 +80,9 @@ class Supervisor:
         *,
         drain_s: float = 60.0,
         keep_running: bool = False,
+        settle_s: float = 3.0,
     ) -> None:
+        self._settle_s = settle_s
         self._loops = loops
         self._left = left
         self._drain_s = drain_s
@@ -133,13 +141,27 @@ class Supervisor:
         return True
 
     def _end(self) -> None:
-        """Ask all to end, then make them; a second signal makes them at once."""
-        for loop in self._loops:
+        """Ask all to end, then make them; a second signal makes them at once.
+
+        Whoever makes work ends first: what its last window yields has a moment to be sent, if the line is there.
+        """
+        signals = self._signals
+        self._end_loops([loop for loop in self._loops if loop.ends], signals)
+        sending = [loop for loop in self._loops if not loop.ends]
+        send_until_s = time.monotonic() + self._settle_s
+        while signals and self._left is not None and self._left() and any(loop.running for loop in sending):
+            if time.monotonic() > send_until_s or self._signals > signals:
+                break
+            time.sleep(_TICK_S)
+        self._end_loops(sending, signals)
+
+    def _end_loops(self, loops: Sequence[Loop], signals: int) -> None:
+        for loop in loops:
             loop.signal(signal.SIGTERM)
-        end_at_s, signals = time.monotonic() + _END_WITHIN_S, self._signals
-        while any(loop.process is not None and loop.process.poll() is None for loop in self._loops):
+        end_at_s = time.monotonic() + _END_WITHIN_S
+        while any(loop.running for loop in loops):
             if time.monotonic() > end_at_s or self._signals > signals:
-                for loop in self._loops:
+                for loop in loops:
                     loop.signal(signal.SIGKILL)
             time.sleep(_TICK_S / 2)
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final, Protocol
@@ -159,19 +159,21 @@ class Update:
             return UpToDate(f"runs release {channel.release}")
         if channel.release <= active.release:
             return UpToDate(f"release {channel.release} is not above {active.release}")
-        known = self._quarantine().get(channel.digest)
+        known = _quarantine(self._state).get(channel.digest)
         if known is not None and channel.release <= known.release:
             return Refused(f"release {channel.release} failed here before: {known.why}")
         return None
 
     def _take(self, found: Found, active: ActiveSlot) -> Outcome:
+        if not self._slots.intact(active):
+            return Refused("the model that runs is damaged on this disk; restart the agent")
         channel, part = found.channel, self._slots.part()
         try:
             self._hub.fetch(found, part)
             findings = self._trial(part, active.path)
             if findings.problem:
                 if not findings.here:
-                    self._set_apart(channel, findings.problem)
+                    set_apart(self._state, channel.digest, channel.release, findings.problem)
                 return Refused(f"release {channel.release}: {findings.problem}")
             if findings.digest != channel.digest:
                 return Refused(f"release {channel.release}: the bundle changed while it was tried; check the disk")
@@ -186,16 +188,6 @@ class Update:
         except (OSError, msgspec.MsgspecError):
             return 0
 
-    def _quarantine(self) -> dict[str, Quarantined]:
-        try:
-            return msgspec.json.decode((self._state / QUARANTINE).read_bytes(), type=dict[str, Quarantined])
-        except (OSError, msgspec.MsgspecError):
-            return {}
-
-    def _set_apart(self, channel: Channel, why: str) -> None:
-        known = self._quarantine() | {channel.digest: Quarantined(channel.release, why)}
-        durable.replace(self._state / QUARANTINE, msgspec.json.encode(known))
-
     def _log(self, outcome: Outcome) -> None:
         match outcome:
             case Switched():
@@ -208,16 +200,37 @@ class Update:
                 log.info("up to date", reason=outcome.why)
 
 
+def set_apart(state: Path, digest: str, release: int, why: str) -> None:
+    """Quarantine a model that failed here: it is not taken again before it comes as a higher release."""
+    known = _quarantine(state) | {digest: Quarantined(release, why)}
+    durable.replace(state / QUARANTINE, msgspec.json.encode(known))
+
+
+def _quarantine(state: Path) -> dict[str, Quarantined]:
+    try:
+        return msgspec.json.decode((state / QUARANTINE).read_bytes(), type=dict[str, Quarantined])
+    except (OSError, msgspec.MsgspecError):
+        return {}
+
+
 def note_poke(state: Path, release: int) -> None:
     """Tell the update loop, which is another process, that the cloud has a release."""
     state.mkdir(parents=True, exist_ok=True)
     durable.replace_lazily(state / POKE, msgspec.json.encode(Poked(release)))
 
 
-def trial_in_a_child(part: Path, running: Path, *, timeout_s: float = 120.0) -> Findings:
+def trial_in_a_child(
+    part: Path,
+    running: Path,
+    *,
+    threads: int = 1,
+    providers: Sequence[str] = ("CPUExecutionProvider",),
+    timeout_s: float = 120.0,
+) -> Findings:
     """Open the bundle and run its golden pictures in a process of its own: a model that crashes there harms nobody."""
-    own = str(os.getpid())
-    command = [sys.executable, "-m", "edgecase_agent", "try-bundle", "--parent", own, str(part), str(running)]
+    options = ["--parent", str(os.getpid()), "--threads", str(threads)]
+    options += [word for provider in providers for word in ("--provider", provider)]
+    command = [sys.executable, "-m", "edgecase_agent", "try-bundle", *options, str(part), str(running)]
     try:
         done = subprocess.run(command, capture_output=True, timeout=timeout_s, check=False, stdin=subprocess.DEVNULL)
     except subprocess.TimeoutExpired:
@@ -229,9 +242,12 @@ def trial_in_a_child(part: Path, running: Path, *, timeout_s: float = 120.0) -> 
         return Findings(problem=f"its trial ended with {ending}")
 
 
-def try_bundle(path: Path, running: Path) -> Findings:
+def try_bundle(
+    path: Path, running: Path, *, threads: int = 1, providers: Sequence[str] = ("CPUExecutionProvider",)
+) -> Findings:
     """What `trial_in_a_child` runs there: class indices must mean what they mean now, and the golden pictures must come out."""
     from edgecase_models.bundle import Bundle, BundleError
+    from edgecase_models.detector import Runtime
 
     try:
         classes = Bundle.open(running).manifest.classes
@@ -241,7 +257,7 @@ def try_bundle(path: Path, running: Path) -> Findings:
         bundle = Bundle.open(path)
         if bundle.manifest.classes[: len(classes)] != classes:
             return Findings(problem=f"wrong classes: they must begin with {', '.join(classes)}, in this order")
-        bundle.verify_golden()
+        bundle.verify_golden(Runtime(threads, providers=tuple(providers)))
     except BundleError as error:
         return Findings(problem=str(error).replace(f"bundle {path}: ", ""))
     return Findings(bundle.digest)

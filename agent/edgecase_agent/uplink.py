@@ -24,6 +24,7 @@ LAST_DEADLINE_S: Final = 30.0
 JITTER: Final = 0.3
 MAX_REST_S: Final = 300.0
 _POLL_S: Final = 0.2
+_FLUSH_EVERY_S: Final = 60.0
 _TRIES_WHILE_OTHERS_ARE_ANSWERED: Final = 5
 _TRIES: Final = 10
 _REFUSALS: Final = 2
@@ -144,6 +145,7 @@ class Uplink:
         self._flights: dict[str, _Flight] = {}
         self._session = ""
         self._status_due_s = 0.0
+        self._flush_due_s = 0.0
         self._answered_s = 0.0
         self._store_failures = 0
         self._store_rests_until_s = 0.0
@@ -396,7 +398,9 @@ class Uplink:
         payload = wire.encode(self._status(now.wall, self._session))
         if self._link.publish(wire.up_topic(self._device, wire.Status), payload, retain=True):
             self._spool.sent(len(payload))
-        self._spool.flush()
+        if now.monotonic_s >= self._flush_due_s:  # every report would wear a memory card
+            self._flush_due_s = now.monotonic_s + _FLUSH_EVERY_S
+            self._spool.flush()
         return Worked("reported")
 
     def _most_overdue(self, now: Moment) -> _Flight | None:

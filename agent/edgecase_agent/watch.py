@@ -85,7 +85,7 @@ class Shot:
         return self._jpeg
 
     def meta(self, camera: str, keep: Keep) -> FrameMeta:
-        """What is said of the frame when it is kept: the boxes are those that the device reports.
+        """What is said of the frame when it is kept: the boxes are the candidates too.
 
         Frames drawn at random go before others and are evicted after them, or they would be no random sample of what arrives.
         """
@@ -103,7 +103,8 @@ class Shot:
             classes=list(self.model.names),
             score=keep.score,
             reasons=list(keep.reasons),
-            boxes=wire.boxes_of(self.detections.above(self.model.operating_point)),
+            boxes=wire.boxes_of(self.detections),
+            operating_point=self.model.operating_point,
             thumbnail_jpeg=encode.thumbnail(self.frame.picture),
             priority=int(keep.audit),
         )

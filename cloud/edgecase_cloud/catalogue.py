@@ -133,6 +133,7 @@ class Frame(Base):
     score: Mapped[float] = mapped_column(index=True)
     reasons: Mapped[list[Any]]  # wire.Reason as JSON objects
     boxes: Mapped[list[Any]]  # [class index in the catalogue's class table, score, x1, y1, x2, y2] in pixels
+    operating_point: Mapped[float] = mapped_column(default=0.25)  # boxes that score less are candidates only
     thumbnail_jpeg: Mapped[bytes] = mapped_column(LargeBinary, default=b"")
     review: Mapped[Review] = mapped_column(Choice(Review), default=Review.OPEN, index=True)
     revision: Mapped[int] = mapped_column(default=0)  # counts annotations; a save must name the one it has seen

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
 import os
 import shutil
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
@@ -21,6 +22,7 @@ from edgecase_cloud.errors import Unusable
 FORMAT: Final = "edgecase-dataset/1"
 MANIFEST, DATA_YAML = "manifest.jsonl", "data.yaml"
 SPLITS: Final = ("train", "val", "test")
+_WRITING: Final = ".writing"
 _IGNORED: Final = frozenset({".cache", ".npy"})  # what Ultralytics leaves beside the pictures it has read
 
 
@@ -160,13 +162,16 @@ class DatasetWriter:
         self._partial = root / f".{uuid4().hex}.part"
         self._pictures: list[Picture] = []
         self._seen: set[str] = set()
+        self._lock = durable.exclusive(root / _WRITING, shared=True)
 
     def __enter__(self) -> DatasetWriter:
+        self._lock.__enter__()
         self._partial.mkdir(parents=True)
         return self
 
     def __exit__(self, *_: object) -> None:
         shutil.rmtree(self._partial, ignore_errors=True)
+        self._lock.__exit__(None, None, None)
 
     @property
     def pictures(self) -> tuple[Picture, ...]:
@@ -208,12 +213,16 @@ class DatasetWriter:
         splits = {each.split for each in self._pictures}
         _write_synced(self._partial / DATA_YAML, data_yaml(self._classes, splits))
         path = self._root / digest_of(self._classes, manifest)
-        if path.exists():
-            existing = DatasetFolder.read(path)
-            existing.verify()
-            return existing
-        durable.publish_folder(self._partial, path)
-        return DatasetFolder.read(path)
+        if not path.exists():
+            try:
+                durable.publish_folder(self._partial, path)
+                return DatasetFolder.read(path)
+            except OSError as error:
+                if error.errno not in (errno.EEXIST, errno.ENOTEMPTY):
+                    raise  # else another process was quicker with the same content
+        existing = DatasetFolder.read(path)
+        existing.verify()
+        return existing
 
 
 def digest_of(classes: Sequence[str], manifest: bytes) -> str:
@@ -243,9 +252,16 @@ def label_text(boxes: Iterable[Box]) -> bytes:
     return "".join(f"{row}\n" for row in rows).encode()
 
 
-def leftovers(root: Path) -> Iterator[Path]:
-    """Versions that were being written when their process died."""
-    yield from root.glob(".*.part")
+def sweep(root: Path) -> int:
+    """Remove what was left of versions whose process died while it wrote them; nothing while any is being written."""
+    try:
+        with durable.exclusive(root / _WRITING, wait=False):
+            found = list(root.glob(".*.part"))
+            for each in found:
+                shutil.rmtree(each, ignore_errors=True)
+            return len(found)
+    except durable.Busy:
+        return 0
 
 
 def _by_class(row: str) -> tuple[int, str]:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import re
-import shutil
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -27,7 +26,6 @@ from edgecase_cloud.dataset_files import (
     DatasetFolder,
     DatasetWriter,
     LabelledPicture,
-    leftovers,
 )
 from edgecase_cloud.splits import Shot, Split, SplitRule
 from edgecase_cloud.store import NotFound
@@ -216,14 +214,6 @@ def opened(data: Path, dataset: Dataset) -> DatasetFolder:
     folder = DatasetFolder.read(data / dataset.path)
     folder.verify()
     return folder
-
-
-def sweep(data: Path) -> int:
-    """Remove what was left of versions whose process died while it wrote them; call it where nobody else writes."""
-    found = list(leftovers(root(data)))
-    for each in found:
-        shutil.rmtree(each, ignore_errors=True)
-    return len(found)
 
 
 def readable_hw_px(content: bytes) -> tuple[int, int] | str:

@@ -56,12 +56,15 @@ def publish_folder(written: Path, path: Path) -> None:
 
 
 @contextmanager
-def exclusive(path: Path, *, wait: bool = True) -> Iterator[None]:
-    """Hold a lock between processes; `Busy` where it is held elsewhere and `wait` is false. It goes with the process that holds it."""
+def exclusive(path: Path, *, wait: bool = True, shared: bool = False) -> Iterator[None]:
+    """Hold a lock between processes; `Busy` where it is held elsewhere and `wait` is false. It goes with the process that holds it.
+
+    Any number may hold it `shared`, none of them while one holds it alone.
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
     with path.open("a") as file:
         try:
-            fcntl.flock(file, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
+            fcntl.flock(file, (fcntl.LOCK_SH if shared else fcntl.LOCK_EX) | (0 if wait else fcntl.LOCK_NB))
         except BlockingIOError as error:
             raise Busy(f"{path.name} is held by another process") from error
         yield

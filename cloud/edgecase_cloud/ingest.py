@@ -165,6 +165,7 @@ class Ingest:
             score=offer.score,
             reasons=msgspec.to_builtins(offer.reasons),
             boxes=[[index[offer.classes[b.cls]], b.score, b.x1, b.y1, b.x2, b.y2] for b in offer.boxes],
+            operating_point=offer.operating_point,
             thumbnail_jpeg=offer.thumbnail_jpeg,
         )
         session.add(row)

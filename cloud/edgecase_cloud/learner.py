@@ -12,7 +12,7 @@ from typing import Any, Final, Protocol
 import sqlalchemy as sa
 import structlog
 
-from edgecase_cloud import bundles, datasets, durable, retrain
+from edgecase_cloud import bundles, dataset_files, datasets, durable, retrain
 from edgecase_cloud.bundles import ModelError
 from edgecase_cloud.catalogue import Catalogue, Event, Job, JobState
 from edgecase_cloud.dataset_files import DatasetError
@@ -147,7 +147,7 @@ class Learner:
                         f"the learning worker died twice, last in stage {job.stage or 'dataset'} (too little memory?); look into "
                         f"logs/learn.log and runs/{job.id}/train.log, then submit it again"
                     )
-        datasets.sweep(self._data)
+        dataset_files.sweep(datasets.root(self._data))
         try:
             found = bundles.reconcile(self._data, self._catalogue)
         except ReleaseError as error:
@@ -194,7 +194,9 @@ class Learner:
                 JobState.FAILED, f"unexpected {type(error).__name__}: {_first_line(str(error))}; see logs/learn.log"
             )
         with self._catalogue.session() as session:
-            return session.get_one(Job, job.id)
+            ended = session.get_one(Job, job.id)
+        log.info("job ended", job=ended.id, state=str(ended.state), release=ended.result.get("release"))
+        return ended
 
     def _claim(self) -> Job | None:
         with self._catalogue.session.begin() as session:

@@ -86,10 +86,11 @@ def queue(
     ).all()
     answers = newest_answers(session, [row.id for row in rows if row.revision])
     points = RememberedPoints(point_of)
+    total = count(session, wanted)
     return QueuePage(
         items=tuple(item_of(row, points(row.model_digest), answers.get(row.id)) for row in rows),
-        total=count(session, wanted),
-        left=count(session, _in_state(wanted, Review.OPEN)),
+        total=total,
+        left=total if wanted.review is Review.OPEN else count(session, _in_state(wanted, Review.OPEN)),
         offset=offset,
         limit=limit,
     )

@@ -139,12 +139,13 @@ class ObjectStore:
             )
         return ObjectInfo(key, len(content), digest.hexdigest())
 
-    def keys(self, prefix: str = "") -> Iterator[str]:
-        """Every key that begins with `prefix`, in order, a page at a time."""
+    def keys(self, prefix: str = "", *, page: int = 1000) -> Iterator[str]:
+        """Every key that begins with `prefix`, in order, asked for `page` at a time."""
         with _translated(prefix or self.bucket):
-            pages = self._client.get_paginator("list_objects_v2").paginate(Bucket=self.bucket, Prefix=prefix)
-            for page in pages:
-                for entry in page.get("Contents", []):
+            paginator = self._client.get_paginator("list_objects_v2")
+            sizes = {"PageSize": page}
+            for answer in paginator.paginate(Bucket=self.bucket, Prefix=prefix, PaginationConfig=sizes):
+                for entry in answer.get("Contents", []):
                     yield entry["Key"]
 
     @property

@@ -96,6 +96,30 @@ def _in_bf16(trainer: Any) -> None:
     model.forward = cast
 
 
+def keep_of_start(weights: Path, start: Path, share: float) -> None:
+    """Mix what was learnt with where it started from, weight by weight: it forgets less than it loses of the new.
+
+    Wortsman et al., "Robust fine-tuning of zero-shot models" (WiSE-FT), CVPR 2022, equation 1 with alpha = 1 - share. A start without
+    weights, or with another head, leaves the new weights as they are.
+    """
+    import torch
+
+    if share <= 0 or start.suffix != ".pt":
+        return
+    before = torch.load(start, map_location="cpu", weights_only=False)["model"].float().state_dict()
+    checkpoint = torch.load(weights, map_location="cpu", weights_only=False)
+    model = checkpoint["model"].float()
+    learnt = model.state_dict()
+    if {key: value.shape for key, value in before.items()} == {key: value.shape for key, value in learnt.items()}:
+        mixed = {
+            key: torch.lerp(value, before[key], share) if value.is_floating_point() else value
+            for key, value in learnt.items()
+        }
+        model.load_state_dict(mixed)
+    checkpoint["model"] = model.half()
+    torch.save(checkpoint, weights)
+
+
 def export(weights: Path, how: Mapping[str, Any], folder: Path) -> Path:
     """Export to ONNX; the file's path."""
     from ultralytics import YOLO
@@ -115,6 +139,7 @@ def main(path: str) -> int:
         folder = Path(spec["folder"])
         weights = folder / "weights.pt"
         shutil.copyfile(train(spec, report), weights)
+        keep_of_start(weights, Path(spec["train"]["model"]), spec["keep"])
         report.say("export")
         onnx = export(weights, spec["export"], folder)
         report.say("done", weights=str(weights), onnx=str(onnx), seconds=round(time.monotonic() - start, 2))

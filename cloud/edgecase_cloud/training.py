@@ -45,8 +45,9 @@ class TrainingRecipe(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_f
 
     `imgsz` is the long side in pixels (None: the incumbent's). `rect` trains on the pictures' own shape instead of a padded square, which
     for 16:9 saves four tenths of the work, and leaves mosaics out. `threads` 0 means every core. `freeze` keeps that many first layers as
-    they are. `precision` auto computes in bfloat16 on processors that have it, which saves a third of the time. `validate` measures on the
-    held-out pictures after every epoch; the gate measures in any case.
+    they are; `keep` is the share of the starting weights in the result (`trainer.keep_of_start`). `precision` auto computes in bfloat16 on
+    processors that have it, which saves a third of the time. `validate` measures on the held-out pictures after every epoch; the gate
+    measures in any case.
     """
 
     epochs: Positive = 10
@@ -54,7 +55,7 @@ class TrainingRecipe(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_f
     rect: bool = True
     batch: Positive = 16
     optimizer: Literal["SGD", "Adam", "AdamW", "NAdam", "RAdam", "RMSProp", "MuSGD", "auto"] = "AdamW"
-    lr0: Rate = 0.001
+    lr0: Rate = 0.0003
     lrf: Rate = 0.05
     cos_lr: bool = True
     momentum: Share = 0.9
@@ -75,6 +76,7 @@ class TrainingRecipe(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_f
     cls: Annotated[float, Meta(gt=0)] = 0.5
     dfl: Annotated[float, Meta(gt=0)] = 1.5
     cache: Literal["ram", "disk", "no"] = "ram"
+    keep: Share = 0.3
     seed: Whole = 0
     threads: Whole = 0
     device: str = "cpu"
@@ -84,12 +86,13 @@ class TrainingRecipe(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_f
 
     def arguments(self) -> dict[str, Any]:
         """The run's arguments, by Ultralytics' names. Every batch is a step of the optimizer: a short run cannot wait for 64 pictures."""
-        own = {"threads", "timeout_s", "validate", "cache", "rect", "imgsz", "precision"}
+        own = {"keep", "threads", "timeout_s", "validate", "cache", "rect", "imgsz", "precision"}
         plain = {key: value for key, value in msgspec.structs.asdict(self).items() if key not in own}
         return plain | {
             "imgsz": self.imgsz or 640,
             "rect": self.rect,
             "nbs": self.batch,
+            "warmup_bias_lr": 0.0,  # the default of 0.1 is for SGD; it undoes a fine-tune in its first steps
             "cache": False if self.cache == "no" else self.cache,
             "val": self.validate,
             "patience": self.epochs + 1,
@@ -268,6 +271,7 @@ def _spec(run: Run, threads: int) -> dict[str, Any]:
         "folder": str(run.folder),
         "parent": os.getpid(),
         "threads": threads,
+        "keep": run.recipe.keep,
         "bf16": _in_bf16(run.recipe),
         "train": arguments,
         "export": {

@@ -157,7 +157,7 @@ def _look_after(supervisor: Supervisor, wanted: _Signals, report: Report, change
 
 
 def _store_serves(store: ObjectStore) -> bool:
-    key, content = f"probe/{os.getpid()}", secrets.token_bytes(64)
+    key, content = "probe/up", secrets.token_bytes(64)
     try:
         store.ensure_bucket()
         store.put(key, content)

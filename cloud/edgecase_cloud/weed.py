@@ -56,6 +56,7 @@ def command(folder: Path, identity: Keys, *, host: str, s3_port: int) -> list[st
         "-filer.localSocket=filer.sock",
         "-admin.ui=false",
         "-webdav=false",
+        "-volume.preStopSeconds=0",  # there is no other server that would have to notice
         "-master.telemetry=false",  # on by default
     ]
 

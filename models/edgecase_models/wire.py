@@ -63,7 +63,10 @@ class Box(msgspec.Struct, frozen=True, array_like=True):
 
 
 class Offer(Message, frozen=True, kw_only=True, tag="offer"):
-    """Device -> cloud: a frame lies in the spool. The pixels follow when they are granted."""
+    """Device -> cloud: a frame lies in the spool. The pixels follow when they are granted.
+
+    `boxes` hold candidates too; those that score `operating_point` or more are what the device reports as detections.
+    """
 
     device: DeviceId
     frame_id: FrameId
@@ -81,6 +84,7 @@ class Offer(Message, frozen=True, kw_only=True, tag="offer"):
     score: float
     reasons: Annotated[list[Reason], Meta(max_length=16)]
     boxes: Annotated[list[Box], Meta(max_length=MAX_BOXES)]
+    operating_point: Annotated[float, Meta(gt=0, lt=1)] = 0.25
     media_type: Text = "image/jpeg"
     thumbnail_jpeg: Annotated[bytes, Meta(max_length=24_000)] = b""
 

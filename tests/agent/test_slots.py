@@ -81,6 +81,20 @@ def test_a_damaged_active_bundle_falls_back_to_what_ran_before_and_may_be_fetche
     assert (fallen.digest, fallen.release) == (seed.digest, 4)
 
 
+def test_a_model_that_cannot_be_loaded_gives_way_to_the_one_before_it(
+    slots: Slots, seed: Bundle, tmp_path: Path
+) -> None:
+    first = slots.start(seed.path)
+    lay_down(slots, a_bundle(tmp_path / "2.tar", "2"), 5)
+    failed = slots.active()
+    assert failed is not None
+    back = slots.step_back(failed)
+    assert back is not None
+    assert (back.slot, back.digest) == (first.slot, seed.digest)
+    assert slots.step_back(failed) == back, "another model is active by now"
+    assert slots.step_back(back) is not None, "each can be gone back from as long as the other is whole"
+
+
 def test_with_both_slots_damaged_the_seed_runs(slots: Slots, seed: Bundle, tmp_path: Path) -> None:
     slots.start(seed.path)
     lay_down(slots, a_bundle(tmp_path / "2.tar", "2"), 5)

@@ -94,23 +94,29 @@ def test_a_loop_that_does_not_listen_is_made_to_end(monkeypatch: pytest.MonkeyPa
     assert loops[1].process.poll() is not None
 
 
+CHILD = """
+import os, sys, time
+from edgecase_agent.supervisor import die_with
+die_with(int(sys.argv[1]))
+os.write(1, b"%d\\n" % os.getpid())
+time.sleep(60)
+"""
 SUPERVISED = """
 import os, sys
 from edgecase_agent.supervisor import Loop, Supervisor
-child = ("import os, sys, time; from edgecase_agent.supervisor import die_with; die_with(int(sys.argv[1]));"
-         "print(os.getpid(), flush=True); time.sleep(60)")
-Supervisor([Loop(n, [sys.executable, "-c", child, str(os.getpid())]) for n in "abc"], None).run()
+Supervisor([Loop(n, [sys.executable, "-c", sys.argv[1], str(os.getpid())]) for n in "abc"], None).run()
 """
 
 
 def test_a_supervisor_that_is_killed_leaves_no_child() -> None:
-    parent = subprocess.Popen([sys.executable, "-c", SUPERVISED], stdout=subprocess.PIPE, text=True)
-    assert parent.stdout is not None
-    children = [int(parent.stdout.readline()) for _ in range(3)]
-    parent.send_signal(signal.SIGKILL)
-    parent.wait()
-    until(lambda: not any(_runs(pid) for pid in children), what="the children to end")
-    parent.stdout.close()
+    with subprocess.Popen([sys.executable, "-c", SUPERVISED, CHILD], stdout=subprocess.PIPE, text=True) as parent:
+        assert parent.stdout is not None
+        try:
+            children = [int(parent.stdout.readline()) for _ in range(3)]
+        finally:
+            parent.kill()
+            parent.wait()
+        until(lambda: not any(_runs(pid) for pid in children), what="the children to end")
 
 
 def _runs(pid: int) -> bool:

@@ -315,6 +315,15 @@ def test_a_fault_of_this_device_is_not_held_against_the_model(tmp_path: Path, de
     assert device.asks() == Switched(digest, 1)
 
 
+def test_nothing_is_fetched_while_the_running_model_is_damaged(tmp_path: Path, device: Device) -> None:
+    device.hub.publish(new_bundle(tmp_path, "2"), 1)
+    active = device.slots.active()
+    assert active is not None
+    os.truncate(active.path, 10)
+    assert "restart the agent" in str(device.asks())
+    assert not any("/models/" in path for path in device.hub.requests)
+
+
 # ---- the disk ------------------------------------------------------------------------------------------------------
 
 

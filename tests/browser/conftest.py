@@ -22,6 +22,7 @@ from support.wait import until
 CHROMIUM = os.environ.get("CHROMIUM") or next(
     (found for name in ("chromium", "chromium-browser", "google-chrome") if (found := shutil.which(name))), None
 )
+PATIENCE_S = 30  # a machine that trains a model beside the tests is slow, not broken
 FLAGS = ["--no-sandbox", "--disable-dev-shm-usage", "--disable-gpu", "--force-device-scale-factor=1"]
 
 
@@ -36,7 +37,7 @@ class Desk:
     expected: list[str] = field(default_factory=list)
 
     def open(self, path: str) -> None:
-        self.page.goto(self.base + path)
+        self.page.goto(self.base + path, wait_until="domcontentloaded")
         if path.startswith("/frames"):
             self.ready()
 
@@ -48,7 +49,7 @@ class Desk:
 
     def arrived_at(self, number: int) -> None:
         """The window shows this frame, ready to work on."""
-        self.page.wait_for_url(f"**/frames/{circle.frame_id(number)}*")
+        self.page.wait_for_url(f"**/frames/{circle.frame_id(number)}*", wait_until="commit")
         self.ready()
 
     # ---- in pixels of the picture
@@ -97,7 +98,7 @@ class Desk:
 
     def saved(self, number: int) -> Annotation:
         """The newest answer, as soon as there is one."""
-        return until(lambda: self.answers(number), what=f"an answer to frame {number}")[-1]
+        return until(lambda: self.answers(number), within_s=PATIENCE_S, what=f"an answer to frame {number}")[-1]
 
 
 @dataclass
@@ -167,38 +168,80 @@ def full(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @contextmanager
-def desk_over(data: Path, site: Site, chromium: Any, **window: Any) -> Iterator[Desk]:
-    """A desk over a data folder. When it is left, its console must have been clean."""
+def desk_over(data: Path, site: Site, page: Any) -> Iterator[Desk]:
+    """A desk over a data folder, in a window that remembers nothing. When it is left, its console must have been clean."""
     services = circle.services_in(data)
-    context = chromium.new_context(**{"viewport": {"width": 1280, "height": 760}, **window})
     site.serve(services)
+    desk = Desk(services, site.base, page)
+    clear(page, site.base + "/healthz")
+
+    def hear(message: Any) -> None:
+        desk.noise.append(str(getattr(message, "text", message)))
+
+    page.on("console", hear)
+    page.on("pageerror", hear)
     try:
-        page = context.new_page()
-        page.set_default_timeout(15_000)
-        desk = Desk(services, site.base, page)
-        page.on("console", lambda message: desk.noise.append(message.text))
-        page.on("pageerror", lambda error: desk.noise.append(str(error)))
         yield desk
-        context.close()
         assert [said for said in desk.noise if not any(known in said for known in desk.expected)] == []
     finally:
+        page.remove_listener("console", hear)
+        page.remove_listener("pageerror", hear)
+        page.context.set_offline(False)
         services.catalogue.close()
 
 
+def clear(page: Any, address: str) -> None:
+    """Go to a plain page and forget everything; the test before may have left a page that was just going elsewhere."""
+
+    from playwright.sync_api import Error
+
+    def there() -> bool:
+        try:
+            page.goto(address, wait_until="commit")
+            page.evaluate("() => { localStorage.clear(); sessionStorage.clear(); }")
+        except Error:  # another navigation overtook this one
+            return False
+        return True
+
+    until(there, within_s=PATIENCE_S, what="a clean window")
+
+
+@contextmanager
+def window(chromium: Any, **options: Any) -> Iterator[Any]:
+    """One window, for all tests that want such a one: opening it costs more than most of them."""
+    context = chromium.new_context(**options)
+    page = context.new_page()
+    page.set_default_timeout(PATIENCE_S * 1000)
+    yield page
+    context.close()
+
+
+@pytest.fixture(scope="session")
+def wide(chromium: Any) -> Iterator[Any]:
+    with window(chromium, viewport={"width": 1280, "height": 760}) as page:
+        yield page
+
+
+@pytest.fixture(scope="session")
+def narrow(chromium: Any) -> Iterator[Any]:
+    size = {"width": 390, "height": 780}
+    with window(chromium, viewport=size, has_touch=True, is_mobile=True, color_scheme="dark") as page:
+        yield page
+
+
 @pytest.fixture
-def desk(stocked: Path, site: Site, chromium: Any, tmp_path: Path) -> Iterator[Desk]:
-    with desk_over(Path(shutil.copytree(stocked, tmp_path / "data")), site, chromium) as made:
+def desk(stocked: Path, site: Site, wide: Any, tmp_path: Path) -> Iterator[Desk]:
+    with desk_over(Path(shutil.copytree(stocked, tmp_path / "data")), site, wide) as made:
         yield made
 
 
 @pytest.fixture
-def full_desk(full: Path, site: Site, chromium: Any, tmp_path: Path) -> Iterator[Desk]:
-    with desk_over(Path(shutil.copytree(full, tmp_path / "data")), site, chromium) as made:
+def full_desk(full: Path, site: Site, wide: Any, tmp_path: Path) -> Iterator[Desk]:
+    with desk_over(Path(shutil.copytree(full, tmp_path / "data")), site, wide) as made:
         yield made
 
 
 @pytest.fixture
-def phone(full: Path, site: Site, chromium: Any, tmp_path: Path) -> Iterator[Desk]:
-    window = {"viewport": {"width": 390, "height": 780}, "has_touch": True, "is_mobile": True, "color_scheme": "dark"}
-    with desk_over(Path(shutil.copytree(full, tmp_path / "data")), site, chromium, **window) as made:
+def phone(full: Path, site: Site, narrow: Any, tmp_path: Path) -> Iterator[Desk]:
+    with desk_over(Path(shutil.copytree(full, tmp_path / "data")), site, narrow) as made:
         yield made

@@ -20,7 +20,7 @@ def test_the_overview_follows_the_work_without_a_reload(full_desk: Any) -> None:
         job.stage, job.progress = "gate", 0.4
         session.get_one(circle.Frame, circle.frame_id(1)).review = "rejected"
     station = full_desk.page.locator(".station.runs strong")
-    until(lambda: station.inner_text() == "gate 40 %", what="the new stage")
+    until(lambda: station.inner_text() == "gate 40 %", within_s=30, what="the new stage")
     assert full_desk.page.locator(".station.calls strong").inner_text() == "11"
     assert full_desk.page.locator("#waiting").inner_text().startswith("11")
     assert full_desk.page.evaluate("window.same") is True
@@ -33,33 +33,35 @@ def test_the_queue_is_walked_by_arrows_and_opened_by_enter(full_desk: Any) -> No
     assert focused == 0
     address = full_desk.page.evaluate("document.activeElement.href")
     full_desk.key("Enter")
-    full_desk.page.wait_for_url(address)
+    full_desk.page.wait_for_url(address, wait_until="commit")
     full_desk.ready()
 
 
 def test_a_filter_acts_when_it_is_chosen_and_stands_in_the_url(full_desk: Any) -> None:
     full_desk.open("/queue")
     full_desk.page.get_by_label("Device").select_option("van-7")
-    full_desk.page.wait_for_url("**/queue?device=van-7")
+    full_desk.page.wait_for_url("**/queue?device=van-7", wait_until="commit")
     assert full_desk.page.locator("[data-card]").count() == 3
     full_desk.page.get_by_label("Order").select_option("time")
-    full_desk.page.wait_for_url("**/queue?order=time&device=van-7")
+    full_desk.page.wait_for_url("**/queue?order=time&device=van-7", wait_until="commit")
     full_desk.page.get_by_role("link", name="clear").click()
-    full_desk.page.wait_for_url("**/queue")
+    full_desk.page.wait_for_url("**/queue", wait_until="commit")
 
 
 def test_a_training_is_started_by_a_button(desk: Any) -> None:
     desk.open("/jobs")
     desk.page.get_by_role("button", name="Retrain now").click()
-    desk.page.wait_for_url("**/jobs/1")
+    desk.page.wait_for_url("**/jobs/1", wait_until="commit")
     desk.page.get_by_text("The learning worker takes it up").wait_for()
 
 
 def test_a_cloud_that_stops_answering_is_told_on_the_page(full_desk: Any) -> None:
-    full_desk.expected.append("net::ERR_FAILED")
+    full_desk.expected.append("net::ERR_INTERNET_DISCONNECTED")
     full_desk.open("/")
-    full_desk.page.route("**/api/v1/summary", lambda route: route.abort())
+    full_desk.page.context.set_offline(True)
     full_desk.page.get_by_text("the cloud does not answer").wait_for()
+    full_desk.page.context.set_offline(False)
+    full_desk.page.get_by_text("the cloud does not answer").wait_for(state="hidden")
 
 
 def test_nothing_reaches_over_the_edge_of_a_phone(phone: Any) -> None:
@@ -87,5 +89,5 @@ def test_the_page_can_be_read_without_its_script(full_desk: Any, chromium: Any) 
     assert page.locator("[data-card]").count() == 3
     page.get_by_label("State").select_option("any")
     page.get_by_role("button", name="Filter").click()
-    page.wait_for_url("**review=any**")
+    page.wait_for_url("**review=any**", wait_until="commit")
     context.close()

@@ -126,14 +126,14 @@ def test_skipped_frames_come_again_at_the_end(desk: Any) -> None:
 
 
 def test_boxes_outlive_a_cloud_that_does_not_answer(desk: Any) -> None:
-    desk.expected.append("net::ERR_FAILED")
+    desk.expected.append("net::ERR_INTERNET_DISCONNECTED")
     desk.frame(1)
     desk.drag(400, 250, 520, 330)
-    desk.page.route("**/annotation", lambda route: route.abort())
+    desk.page.context.set_offline(True)
     desk.key("s")
     desk.page.get_by_text("Not saved: the cloud does not answer").wait_for()
     assert len(desk.shown()) == 3
-    desk.page.unroute("**/annotation")
+    desk.page.context.set_offline(False)
     desk.page.get_by_role("button", name="Try again").click()
     desk.arrived_at(2)
     assert len(desk.saved(1).boxes) == 3

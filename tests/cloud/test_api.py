@@ -20,6 +20,7 @@ from edgecase_cloud.store import Refused, Unreachable
 from edgecase_cloud.web.app import create_app
 from edgecase_cloud.web.security import MAX_BODY_BYTES
 from support import circle
+from support.s3 import S3Server
 
 ONE = circle.frame_id(1)
 BOX = {"cls": 3, "x1": 210.0, "y1": 130.0, "x2": 350.0, "y2": 230.0, "origin": "human"}
@@ -163,6 +164,17 @@ def test_the_picture_is_the_stores_object_byte_for_byte_and_never_anything_but_a
     assert (again.status_code, again.content) == (304, b"")
 
 
+def test_the_picture_comes_out_of_a_real_store_as_it_went_in(services: Services, s3: S3Server) -> None:
+    with services.catalogue.session() as session:
+        key = session.get_one(Frame, ONE).key
+    s3.store.put(key, circle.plain_jpeg())
+    real = Services(services.settings, services.catalogue, s3.store)
+    client = TestClient(create_app(real), base_url="http://127.0.0.1")
+    assert client.get(f"/api/v1/frames/{ONE}/image").content == circle.plain_jpeg()
+    missing = client.get(f"/api/v1/frames/{circle.frame_id(2)}/image")
+    assert (missing.status_code, "has lost" in missing.json()["detail"]) == (502, True)
+
+
 def test_a_thumbnail_is_the_one_that_came_with_the_offer_or_else_the_picture(
     client: TestClient, services: Services
 ) -> None:
@@ -253,6 +265,13 @@ def test_a_job_is_queued_with_its_request_and_refused_when_it_is_of_no_known_kin
     job = client.get(f"/api/v1/jobs/{made.json()['id']}").json()
     assert (job["state"], job["request"], job["stage"]) == ("queued", {"epochs": 3}, "")
     assert client.post("/api/v1/jobs", json={"kind": "mine coins"}).status_code == 422
+
+
+def test_a_job_that_could_not_be_followed_is_refused_at_once_with_the_nearest_key(client: TestClient) -> None:
+    response = client.post("/api/v1/jobs", json={"kind": "retrain", "request": {"epoch": 3}})
+    assert response.status_code == 422
+    assert "did you mean 'epochs'?" in response.json()["detail"]
+    assert client.get("/api/v1/jobs").json() == []
 
 
 def test_jobs_that_nobody_takes_up_do_not_pile_up_for_ever(client: TestClient) -> None:

@@ -12,7 +12,7 @@ pytest.importorskip("sqlalchemy", reason="the [cloud] extra is not installed")
 
 from edgecase_cloud import datasets
 from edgecase_cloud.catalogue import Review
-from edgecase_cloud.dataset_files import Altered, DatasetError, DatasetFolder
+from edgecase_cloud.dataset_files import Altered, DatasetError, DatasetFolder, DatasetWriter, LabelledPicture, sweep
 from edgecase_cloud.datasets import Kind, build_labelled, import_folder
 from edgecase_cloud.splits import SplitRule
 from edgecase_models.evaluate import samples_from_folder
@@ -29,6 +29,11 @@ class Cloud(Labels):
 
     def folder(self, built: datasets.Built) -> DatasetFolder:
         return datasets.opened(self.data, built.dataset)
+
+
+def versions(cloud: Cloud) -> list[str]:
+    """What lies in the folder of versions, finished or not."""
+    return [path.name for path in datasets.root(cloud.data).iterdir() if path.is_dir()]
 
 
 @pytest.fixture
@@ -189,7 +194,7 @@ def test_nothing_usable_says_why_and_leaves_nothing_behind(cloud: Cloud) -> None
     cloud.frame(1, content=b"gone")
     with pytest.raises(DatasetError, match="none of the 1 labelled frames can be learnt from: not a picture"):
         cloud.build()
-    assert list(datasets.root(cloud.data).iterdir()) == []
+    assert versions(cloud) == []
     assert datasets.listed(cloud.catalogue) == []
 
 
@@ -245,10 +250,23 @@ def test_a_version_that_was_removed_says_so(cloud: Cloud) -> None:
         cloud.folder(built)
 
 
-def test_what_a_killed_build_left_is_swept(cloud: Cloud) -> None:
-    (datasets.root(cloud.data) / ".0123.part/images").mkdir(parents=True)
-    assert datasets.sweep(cloud.data) == 1
-    assert list(datasets.root(cloud.data).iterdir()) == []
+def test_what_a_killed_build_left_is_swept_but_not_what_is_being_written(cloud: Cloud) -> None:
+    root = datasets.root(cloud.data)
+    (root / ".0123.part/images").mkdir(parents=True)
+    with DatasetWriter(root, ["car"]):
+        assert sweep(root) == 0
+    assert sweep(root) == 1
+    assert versions(cloud) == []
+
+
+def test_two_that_write_the_same_version_at_once_both_have_it(cloud: Cloud) -> None:
+    picture = LabelledPicture("a", ".jpg", jpeg(1), "train", 64, 48, ())
+    root = datasets.root(cloud.data)
+    with DatasetWriter(root, ["car"]) as one, DatasetWriter(root, ["car"]) as other:
+        assert one.add(picture)
+        assert other.add(picture)
+        assert one.finish().id == other.finish().id
+    assert len(versions(cloud)) == 1
 
 
 # ---- taken in from a folder
@@ -307,7 +325,7 @@ def test_a_wrong_label_stops_the_import_and_changes_nothing(cloud: Cloud, source
         import_folder(cloud.data, cloud.catalogue, source, name="street", kind=Kind.BASE)
     with cloud.catalogue.session() as session:
         assert datasets.class_names(session) == ("car", "person")
-    assert list(datasets.root(cloud.data).iterdir()) == []
+    assert versions(cloud) == []
 
 
 def test_a_folder_without_data_yaml_says_what_is_expected(cloud: Cloud, tmp_path: Path) -> None:

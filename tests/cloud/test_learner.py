@@ -28,7 +28,7 @@ from support.wait import until
 
 needs_training = pytest.mark.skipif(bool(training.missing_extra()), reason="the [train] extra is not installed")
 
-FAST = {"epochs": 12, "lr0": 0.005, "replay": 60, "threads": 1, "val_share": 0.2, "block_s": 20, "gap_s": 0}
+FAST = {"epochs": 12, "lr0": 0.005, "replay": 60, "keep": 0, "threads": 1, "val_share": 0.2, "block_s": 20, "gap_s": 0}
 NEVER = threading.Event()
 
 

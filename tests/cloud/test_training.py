@@ -11,6 +11,7 @@ import threading
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -177,12 +178,24 @@ def test_a_run_learns_tells_its_progress_and_gives_weights_and_a_detector(starte
 @needs_training
 def test_a_run_goes_on_from_weights_and_is_exported_with_the_shape_asked_for(starter: Starter, tmp_path: Path) -> None:
     result = starter.trained
-    recipe = TrainingRecipe(epochs=1, lr0=1e-6, threads=1, validate=True)
+    recipe = TrainingRecipe(epochs=1, lr0=1e-6, threads=1, validate=True, keep=0)
     again = train(Run(tmp_path, result.weights, starter.data / "data.yaml", Export(None, None, 64), recipe))
     assert again.epochs[0]["losses"]["cls_loss"] < result.epochs[0]["losses"]["cls_loss"] / 2
     assert again.epochs[0]["map50"] > 0.5
     assert Detector(again.onnx).input_hw_px is None
     assert Detector(again.onnx).long_side_px == 64
+
+
+@needs_training
+def test_what_was_known_is_kept_in_the_share_that_was_asked_for(starter: Starter, tmp_path: Path) -> None:
+    """All of it: then the model sees what it saw before, whatever it was taught meanwhile."""
+    recipe = TrainingRecipe(epochs=1, lr0=0.5, threads=1, keep=1, precision="fp32")
+    kept = train(Run(tmp_path, starter.trained.weights, starter.data / "data.yaml", SQUARE, recipe))
+    before, after = Detector(starter.trained.onnx), Detector(kept.onnx)
+    for sample in samples_from_folder(starter.data, "train")[:5]:
+        was, is_now = before.detect(sample.rgb()), after.detect(sample.rgb())
+        np.testing.assert_allclose(is_now.above(0.25).boxes_xyxy_px, was.above(0.25).boxes_xyxy_px, atol=1)
+        np.testing.assert_allclose(is_now.above(0.25).scores, was.above(0.25).scores, atol=0.02)
 
 
 def test_nothing_is_written_outside_the_runs_folder_and_nothing_is_fetched(tmp_path: Path) -> None:
@@ -305,3 +318,20 @@ def children() -> list[int]:
         if int(stat[1]) == os.getpid() and stat[0] != "Z" and b"edgecase_cloud.trainer" in command:
             found.append(int(folder.name))
     return found
+
+
+def test_a_share_of_the_starting_weights_stays(tmp_path: Path) -> None:
+    torch = pytest.importorskip("torch", reason="torch comes with [train]")
+    from edgecase_cloud.trainer import keep_of_start
+
+    def weights(name: str, value: float, width: int = 3) -> Path:
+        layer = torch.nn.Linear(width, 1)
+        torch.nn.init.constant_(layer.weight, value)
+        torch.save({"model": layer.half()}, tmp_path / name)
+        return tmp_path / name
+
+    start, learnt = weights("start.pt", 1.0), weights("learnt.pt", 3.0)
+    keep_of_start(learnt, start, 0.25)
+    assert torch.load(learnt, weights_only=False)["model"].weight.tolist() == [[2.5, 2.5, 2.5]]
+    keep_of_start(learnt, weights("other-head.pt", 9.0, width=2), 0.25)
+    assert torch.load(learnt, weights_only=False)["model"].weight.tolist() == [[2.5, 2.5, 2.5]]

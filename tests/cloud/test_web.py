@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from html.parser import HTMLParser
 from pathlib import Path
+from typing import Any
 from urllib.parse import urlsplit
 
 import pytest
@@ -223,6 +224,31 @@ def test_releases_name_the_devices_that_run_them_and_tell_of_models_from_elsewhe
     assert "<b>stranger</b> runs" in text
 
 
+# ---- looks
+
+
+def _luminance(colour: str) -> float:
+    channels = [int(colour[i : i + 2], 16) / 255 for i in (1, 3, 5)]
+    linear = [c / 12.92 if c <= 0.04045 else ((c + 0.055) / 1.055) ** 2.4 for c in channels]
+    return 0.2126 * linear[0] + 0.7152 * linear[1] + 0.0722 * linear[2]
+
+
+@pytest.mark.parametrize("theme", ["light", "dark"])
+def test_text_stands_out_from_its_ground_by_day_and_by_night(theme: str) -> None:
+    """WCAG 2.2, 1.4.3: a contrast of 4.5 at least."""
+    light, dark = re.findall(r":root \{(.*?)\}", (STATIC / "edgecase.css").read_text(), re.DOTALL)
+    colours = dict(re.findall(r"--([a-z-]+): (#[0-9a-f]{6});", light if theme == "light" else dark))
+    pairs = [
+        (text, ground)
+        for text in ("ink", "soft", "accent", "call", "good", "warn", "bad")
+        for ground in ("paper", "sheet")
+    ]
+    pairs += [("accent-ink", "accent"), ("call", "call-wash"), ("bad", "bad-wash"), ("accent", "accent-wash")]
+    for text, ground in pairs:
+        high, low = sorted((_luminance(colours[text]), _luminance(colours[ground])), reverse=True)
+        assert (high + 0.05) / (low + 0.05) >= 4.5, (text, ground)
+
+
 # ---- words
 
 
@@ -237,6 +263,42 @@ def test_stages_before_the_present_one_are_done_and_later_ones_have_not_begun() 
     ]
     assert {share for _, share in outcome.stage_progress(Job(state=JobState.DONE, stage="gate", progress=0.0))} == {1.0}
     assert {share for _, share in outcome.stage_progress(Job(state=JobState.QUEUED, stage="", progress=0.0))} == {0.0}
+
+
+@pytest.mark.parametrize(
+    ("state", "result", "says"),
+    [
+        (JobState.RUNNING, {"release": 3}, "running"),
+        (JobState.FAILED, {}, "failed"),
+        (JobState.DONE, {"passed": True, "released": True, "release": 3}, "release 3"),
+        (JobState.DONE, {"passed": False, "released": False}, "not passed"),
+        (JobState.DONE, {"passed": True, "released": False}, "not released"),
+    ],
+)
+def test_a_job_that_is_done_says_what_came_of_it(state: JobState, result: dict[str, Any], says: str) -> None:
+    assert outcome.conclusion(Job(state=state, result=result)) == says
+
+
+def test_the_loss_falls_from_left_to_right_and_broken_numbers_are_no_curve() -> None:
+    losses = outcome.losses({"epochs": [{"epoch": n, "losses": {"box": 4 - n, "cls": 1.0}} for n in (1, 2, 3)]})
+    assert losses == ((1, 4.0), (2, 3.0), (3, 2.0))
+    assert outcome.curve(losses) == "0.0,0.0 50.0,25.0 100.0,50.0"
+    assert outcome.curve(outcome.losses({"epochs": [{"epoch": 1, "losses": {"box": float("nan")}}]})) == ""
+    assert outcome.losses({}) == ()
+
+
+@pytest.mark.parametrize(
+    ("kind", "subject", "detail", "line"),
+    [
+        ("release", "a" * 64, {"release": 2, "name": "street", "version": "v2"}, "number 2: street v2"),
+        ("job", "7", {"state": "failed", "error": "disk full"}, "7 failed: disk full"),
+        ("dead letter", "gate", {"error": "no JSON"}, "gate: a message was set aside: no JSON"),
+        ("forged topic", "gate", {"claims": "van"}, "gate spoke as van; dropped"),
+        ("something new", "b" * 64, {}, "b" * 12),
+    ],
+)
+def test_what_happened_is_told_in_a_line(kind: str, subject: str, detail: dict[str, Any], line: str) -> None:
+    assert words.happened(kind, subject, detail) == line
 
 
 def test_a_gates_report_of_another_make_is_left_out() -> None:
@@ -266,6 +328,11 @@ def test_a_class_that_only_one_model_was_measured_on_has_no_change() -> None:
         (words.ago(circle.START, circle.START + timedelta(minutes=3)), "3 min ago"),
         (words.duration(circle.START, circle.START + timedelta(seconds=725)), "12 min 05 s"),
         (words.duration(None, None), "—"),
+        (
+            words.explain(reviewable.Reason("disagreement", 1.0, 0.0, 0.01)),
+            "Two looks at this picture disagree about 1 box.",
+        ),
+        (words.explain(reviewable.Reason("disagreement", 0.0, 0.0, 0.01)), "Both looks report the same boxes."),
         (words.chip("my_own"), "my own"),
         (
             words.explain(reviewable.Reason("my_own", 0.5, 0.25, 1.0)),

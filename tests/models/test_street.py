@@ -88,9 +88,9 @@ def test_the_arrays_of_a_truth_have_the_promised_types() -> None:
 
 
 def test_a_track_keeps_its_class_and_moves_smoothly() -> None:
-    camera = street(seed=3, pose="junction")
+    camera = street(seed=1)
     moved, kinds = 0.0, {}
-    for index in range(100, 160):
+    for index in range(60, 120):
         now, then = camera.truth(index), camera.truth(index + 1)
         for row, track in enumerate(now.track_ids.tolist()):
             assert kinds.setdefault(track, int(now.classes[row])) == now.classes[row]
@@ -99,9 +99,9 @@ def test_a_track_keeps_its_class_and_moves_smoothly() -> None:
                 continue
             before_px, after_px = now.boxes_xyxy_px[row], then.boxes_xyxy_px[after[0]]
             step = np.abs((after_px[:2] + after_px[2:]) - (before_px[:2] + before_px[2:])).max() / 2
-            assert step < 0.35 * max(before_px[2] - before_px[0], before_px[3] - before_px[1]) + 4.0
+            assert step < 0.5 * max(before_px[2] - before_px[0], before_px[3] - before_px[1]) + 6.0
             moved = max(moved, float(step))
-    assert moved > 1.0
+    assert moved > 3.0
 
 
 def test_all_classes_come_by() -> None:
@@ -122,16 +122,16 @@ def test_traffic_comes_in_bursts() -> None:
 def test_darkness_hides_nobody_from_the_truth_but_fog_does() -> None:
     day, night = street(seed=11).truth(90), street(seed=11, scene="night").truth(90)
     assert np.array_equal(day.boxes_xyxy_px, night.boxes_xyxy_px)
+    clear, foggy = Street(StreetSpec(seed=1, pose="kerb")), Street(StreetSpec(seed=1, scene="fog", pose="kerb"))
     hidden = 0
     for index in range(0, 600, 60):
-        clear = set(street(seed=11).truth(index).track_ids.tolist())
-        foggy = set(street(seed=11, scene="fog").truth(index).track_ids.tolist())
-        hidden += len(clear - foggy)
+        seen, seen_in_fog = (set(camera.truth(index).track_ids.tolist()) for camera in (clear, foggy))
+        hidden += len(seen - seen_in_fog)
     assert hidden > 0
 
 
 def test_each_condition_looks_as_it_is_called() -> None:
-    pictures = {condition: street(scene=condition).image(50).astype(np.float32) for condition in CONDITIONS}
+    pictures = {condition: street(seed=1, scene=condition).image(50).astype(np.float32) for condition in CONDITIONS}
     mean = {condition: float(picture.mean()) for condition, picture in pictures.items()}
     far = {condition: float(picture[60:90].std()) for condition, picture in pictures.items()}
     assert mean["night"] < 0.55 * mean["day"]

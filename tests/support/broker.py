@@ -98,7 +98,7 @@ class Broker:
     passwords: dict[str, str] = field(default_factory=dict)
     ingest_password: str = field(default_factory=lambda: secrets.token_hex(8))
     probe_password: str = field(default_factory=lambda: secrets.token_hex(8))
-    ack_wait_s: int = 2
+    ack_wait_s: int = 1
     process: subprocess.Popen[bytes] | None = None
 
     @property

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from functools import cache
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import cv2
@@ -55,9 +56,20 @@ class FolderStore:
         path.write_bytes(content)
 
 
+@cache
+def _empty_catalogue() -> bytes:
+    with TemporaryDirectory() as folder:
+        catalogue = Catalogue.in_folder(Path(folder))
+        migrations.upgrade(catalogue)
+        catalogue.close()
+        return (Path(folder) / "catalogue.db").read_bytes()
+
+
 def services_in(data: Path) -> Services:
     """Settings, an up-to-date catalogue and a folder for a store."""
     data.mkdir(parents=True, exist_ok=True)
+    if not (data / "catalogue.db").exists():
+        (data / "catalogue.db").write_bytes(_empty_catalogue())
     catalogue = Catalogue.in_folder(data)
     migrations.upgrade(catalogue)
     return Services(settings.load(data), catalogue, FolderStore(data / "objects"))  # type: ignore[arg-type]

@@ -162,6 +162,12 @@ def releases(services: Web, request: Request) -> Response:
         return _render(request, session, "releases.html", {"bundles": rows, "strangers": strangers, "devices": devices})
 
 
+@router.get("/favicon.ico")
+def favicon() -> Response:
+    """What browsers ask for beside anything that is no page."""
+    return RedirectResponse("/static/mark.svg", 308)
+
+
 def filters_of(request: Request) -> dict[str, str]:
     """The filter as the URL has it, with the defaults filled in."""
     return {key: request.query_params.get(key) or DEFAULTS.get(key, "") for key in FILTER_KEYS}

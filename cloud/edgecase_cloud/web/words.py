@@ -25,7 +25,7 @@ STRATEGIES: Final = {
     "committee": Wording(
         "two looks differ", "Two looks at this picture disagree; together they expect {score} wrong or missing boxes."
     ),
-    "disagreement": Wording("two looks differ", "Two looks at this picture disagree about {score} boxes."),
+    "disagreement": Wording("boxes in dispute", "{disputed}"),
     "margin": Wording(
         "on the edge", "A box lies so near the operating point that it could fall either way: {score} of 1.00."
     ),
@@ -63,7 +63,9 @@ def explain(reason: Reason) -> str:
     if known is None:  # a name that a device gave is no template
         told = f"The strategy “{reason.strategy}” measured {decimal(reason.score)}."
     else:
-        told = known.sentence.format(score=decimal(reason.score), propensity=percent(reason.propensity))
+        told = known.sentence.format(
+            score=decimal(reason.score), propensity=percent(reason.propensity), disputed=_disputed(reason.score)
+        )
     return told if reason.threshold <= 0 else f"{told} From {decimal(reason.threshold)} on it was worth sending."
 
 
@@ -72,9 +74,9 @@ def happened(kind: str, subject: str, detail: dict[str, Any]) -> str:
     who = short(subject) if DIGEST.fullmatch(subject) else subject
     match kind:
         case "release":
-            return f"{detail.get('name', 'model')} {detail.get('version', '')} released as {detail.get('release', '?')}"
+            return f"number {detail.get('release', '?')}: {detail.get('name', 'model')} {detail.get('version', '')}"
         case "job":
-            return f"job {who} {detail.get('state', 'ended')}{_reason(detail)}"
+            return f"{who} {detail.get('state', 'ended')}{_reason(detail)}"
         case "device added":
             return f"{who} added"
         case "dead letter":
@@ -150,6 +152,12 @@ def iso(at: datetime) -> str:
 def _reason(detail: dict[str, Any]) -> str:
     why = detail.get("error") or detail.get("reason")
     return f": {str(why)[:160]}" if why else ""
+
+
+def _disputed(count: float) -> str:
+    if not count:
+        return "Both looks report the same boxes."
+    return f"Two looks at this picture disagree about {count:.0f} box{'es' if count != 1 else ''}."
 
 
 def _wording(strategy: str) -> Wording | None:

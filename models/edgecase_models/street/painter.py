@@ -12,7 +12,7 @@ from edgecase_models.street.lamps import Shining, headlamp_light, lay_glare, lay
 from edgecase_models.street.layout import Layout
 from edgecase_models.street.light import HEADLAMP_COLOUR, LAMP_COLOUR, Light, Rgb, lamp_light
 from edgecase_models.street.scenery import GROUND, Scenery
-from edgecase_models.street.sketch import GLASS, GLOW, Beacon, Ints, Sketch
+from edgecase_models.street.sketch import GLASS, GLOW, Beacon, Sketch, fixed_point
 from edgecase_models.street.sun import SunMap
 from edgecase_models.street.traffic import Actor
 from edgecase_models.street.truth import Cast
@@ -130,9 +130,10 @@ class Painter:
         layer = stage.copy()
         for body, own in zip(bodies[::-1], colours[::-1], strict=True):
             sketch = body.cast.sketch
-            for polygon, colour, decal in zip(sketch.mirror, own.tolist(), sketch.decal.tolist(), strict=False):
+            mirror = fixed_point(sketch.mirror, 0.5) if sketch.mirror else []
+            for polygon, colour, decal in zip(mirror, own.tolist(), sketch.decal.tolist(), strict=False):
                 if not decal:
-                    cv2.fillConvexPoly(layer, _fixed(polygon), colour, cv2.LINE_8, 4)
+                    cv2.fillConvexPoly(layer, polygon, colour, cv2.LINE_8, 4)
         smear = max(3, int(self._camera.height_px / 30) | 1)
         layer = cv2.blur(layer, (3, smear))
         cv2.addWeighted(stage, 1.0 - 0.38 * light.wet, layer, 0.38 * light.wet, 0.0, dst=stage)
@@ -141,8 +142,8 @@ class Painter:
         self, picture: Bytes, stage: Bytes, body: Body, colours: Float, lamps: list[Shining], air_colour: Rgb
     ) -> None:
         sketch = body.cast.sketch
-        for polygon, colour in zip(sketch.polygons, colours.tolist(), strict=True):
-            cv2.fillConvexPoly(picture, _fixed(polygon), colour, cv2.LINE_AA, 4)
+        for polygon, colour in zip(fixed_point(sketch.polygons, 0.5), colours.tolist(), strict=True):
+            cv2.fillConvexPoly(picture, polygon, colour, cv2.LINE_AA, 4)
         for lamp in lamps:
             radius = max(0.075 * self._camera.focal_px / lamp.depth_m, 0.7)
             colour = [
@@ -160,8 +161,3 @@ class Painter:
         before = self._occluder_m[rows, columns] < depth_m - 0.3
         if before.any():
             np.copyto(picture[rows, columns], stage[rows, columns], where=before[..., None])
-
-
-def _fixed(polygon: Float) -> Ints:
-    """Pixels as OpenCV wants them: sixteenths, with the first pixel's centre at 0."""
-    return np.round((np.clip(polygon, -8000.0, 8000.0) - 0.5) * 16.0).astype(np.int32)

@@ -56,7 +56,7 @@ class Street:
         Raises:
             StreetError: the index is negative.
         """
-        return self._paint(index, self._bodies(index))
+        return self._paint(index, *self._present(index))
 
     def truth(self, index: int) -> Truth:
         """The truth of frame `index`, without painting it.
@@ -64,7 +64,7 @@ class Street:
         Raises:
             StreetError: the index is negative.
         """
-        return self._judge(index, self._bodies(index))
+        return self._judge(index, self._present(index)[1])
 
     def frame(self, index: int) -> tuple[NDArray[np.uint8], Truth]:
         """Frame `index` and its truth.
@@ -72,8 +72,8 @@ class Street:
         Raises:
             StreetError: the index is negative.
         """
-        bodies = self._bodies(index)
-        return self._paint(index, bodies), self._judge(index, bodies)
+        actors, bodies = self._present(index)
+        return self._paint(index, actors, bodies), self._judge(index, bodies)
 
     def condition(self, index: int) -> str:
         """The condition of frame `index`, as in its truth.
@@ -88,14 +88,12 @@ class Street:
         after = light_of(moment.after, self.spec.seed)
         return after if moment.mix == 1.0 else blend(light_of(moment.before, self.spec.seed), after, moment.mix)
 
-    def _bodies(self, index: int) -> list[Body]:
-        second, wet = self.spec.second(index), self._light(index).wet > 0.3
-        bodies = []
-        for actor in self._traffic.at(second):
-            body = self._body(actor, wet)
-            if body is not None:
-                bodies.append(body)
-        return sorted(bodies, key=lambda body: (body.cast.depth_m, body.cast.actor.track_id))
+    def _present(self, index: int) -> tuple[list[Actor], list[Body]]:
+        """Everybody on the street, and those in the picture, nearest first."""
+        actors = self._traffic.at(self.spec.second(index))
+        wet = self._light(index).wet > 0.3
+        bodies = [body for actor in actors if (body := self._body(actor, wet)) is not None]
+        return actors, sorted(bodies, key=lambda body: (body.cast.depth_m, body.cast.actor.track_id))
 
     def _body(self, actor: Actor, mirrored: bool) -> Body | None:
         camera = self._camera
@@ -121,14 +119,12 @@ class Street:
             return None
         return Body(Cast(actor, sketch, depth_m), beacons if actor.speed_mps > 0.0 else (), solid)
 
-    def _paint(self, index: int, bodies: list[Body]) -> NDArray[np.uint8]:
+    def _paint(self, index: int, actors: list[Actor], bodies: list[Body]) -> NDArray[np.uint8]:
         moment, light, second = self.spec.moment(index), self._light(index), self.spec.second(index)
         plate = self._plate(moment.after)
         if moment.mix < 1.0:
             plate = cv2.addWeighted(self._plate(moment.before), 1.0 - moment.mix, plate, moment.mix, 0.0)
-        picture = self._painter.paint(
-            plate, bodies, self._traffic.at(second), light, self._sun(light.sun_elevation_deg)
-        )
+        picture = self._painter.paint(plate, bodies, actors, light, self._sun(light.sun_elevation_deg))
         return self._sensor.expose(picture, index, second, light).astype(np.uint8, copy=False)
 
     def _judge(self, index: int, bodies: list[Body]) -> Truth:

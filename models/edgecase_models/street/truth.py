@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from edgecase_models.street.camera import Bytes, Camera, Float
 from edgecase_models.street.light import Light
-from edgecase_models.street.sketch import Sketch
+from edgecase_models.street.sketch import Sketch, fixed_point
 from edgecase_models.street.traffic import Actor
 
 MIN_VISIBLE = 0.25
@@ -95,10 +95,9 @@ def _seen(
     right, bottom = min(int(np.ceil(x1)), 2 * width_px), min(int(np.ceil(y1)), 2 * height_px)
     mask = np.zeros((bottom - top, right - left), np.uint8)
     origin = np.array([left + 0.5, top + 0.5], np.float32)
-    for polygon, decal in zip(one.sketch.polygons, one.sketch.decal.tolist(), strict=True):
+    for polygon, decal in zip(fixed_point(one.sketch.polygons, origin), one.sketch.decal.tolist(), strict=True):
         if not decal:
-            points = np.round((polygon - origin) * 16).astype(np.int32)
-            cv2.fillConvexPoly(mask, points, 1, cv2.LINE_8, 4)
+            cv2.fillConvexPoly(mask, polygon, 1, cv2.LINE_8, 4)
     whole = int(cv2.countNonZero(mask))
     rows = slice(max(top, 0), min(bottom, height_px))
     columns = slice(max(left, 0), min(right, width_px))

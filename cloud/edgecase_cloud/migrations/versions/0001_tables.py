@@ -111,6 +111,7 @@ def upgrade() -> None:
         sa.Column("score", sa.Double(), nullable=False),
         sa.Column("reasons", sa.JSON(), nullable=False),
         sa.Column("boxes", sa.JSON(), nullable=False),
+        sa.Column("operating_point", sa.Double(), nullable=False),
         sa.Column("thumbnail_jpeg", sa.LargeBinary(), nullable=False),
         sa.Column("review", sa.String(length=16), nullable=False),
         sa.Column("revision", sa.Integer(), nullable=False),

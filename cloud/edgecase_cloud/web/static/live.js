@@ -40,6 +40,15 @@ function ago(seconds) {
   return `${Math.round(past)} s ago`;
 }
 
+let timer = 0;
+
+function hurry() {
+  if (document.hidden) return;
+  clearTimeout(timer);
+  wait = EVERY_MS;
+  turn();
+}
+
 async function turn() {
   const state = document.getElementById("link-state");
   if (!document.hidden) {
@@ -53,7 +62,10 @@ async function turn() {
     }
     ages();
   }
-  setTimeout(turn, wait);
+  clearTimeout(timer);
+  timer = setTimeout(turn, wait);
 }
 
+window.addEventListener("online", hurry);
+document.addEventListener("visibilitychange", hurry);
 turn();
