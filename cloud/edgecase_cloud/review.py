@@ -19,9 +19,7 @@ from edgecase_cloud.reviewable import (
     Candidate,
     LabelBox,
     Origin,
-    PointOf,
     QueueItem,
-    RememberedPoints,
     answer_of,
     answers_of,
     class_names,
@@ -84,12 +82,12 @@ class InvalidAnnotation:
     message: str
 
 
-def frame_detail(session: Session, frame_id: str, point_of: PointOf | None = None) -> FrameDetail:
+def frame_detail(session: Session, frame_id: str) -> FrameDetail:
     """One frame with every answer; `NotReviewable` where there is none to look at."""
     row = _arrived(session, frame_id)
     history = tuple(answer_of(a) for a in session.scalars(answers_of([frame_id])))
     return FrameDetail(
-        frame=item_of(row, RememberedPoints(point_of)(row.model_digest), history[0] if history else None),
+        frame=item_of(row, history[0] if history else None),
         key=row.key,
         size_bytes=row.size_bytes,
         acknowledged_at=row.acknowledged_at or row.offered_at,
@@ -107,7 +105,6 @@ def save_annotation(
     boxes: Sequence[LabelBox],
     author: str,
     now: datetime,
-    point_of: PointOf | None = None,
 ) -> Saved | StaleRevision | InvalidAnnotation:
     """Write an answer to the frame as it was at `revision`; `NotReviewable` where there is no such frame.
 
@@ -115,7 +112,7 @@ def save_annotation(
     (`boxes` is empty or names just these), CORRECTED takes `boxes`, REJECTED has none.
     """
     row = _arrived(session, frame_id)
-    item = item_of(row, RememberedPoints(point_of)(row.model_digest), None)
+    item = item_of(row, None)
     decided = decide(item, verdict, boxes, author, len(class_names(session)))
     if isinstance(decided, InvalidAnnotation):
         return decided

@@ -10,7 +10,7 @@ import sqlalchemy as sa
 from sqlalchemy.orm import Session, defer
 
 from edgecase_cloud.catalogue import Delivery, Frame, Review
-from edgecase_cloud.reviewable import ARRIVED, PointOf, QueueItem, RememberedPoints, item_of, newest_answers
+from edgecase_cloud.reviewable import ARRIVED, QueueItem, item_of, newest_answers
 
 
 class Order(StrEnum):
@@ -72,9 +72,7 @@ class Counts:
         return self.review.get(Review.ACCEPTED, 0) + self.review.get(Review.CORRECTED, 0)
 
 
-def queue(
-    session: Session, wanted: QueueFilter, *, limit: int, offset: int = 0, point_of: PointOf | None = None
-) -> QueuePage:
+def queue(session: Session, wanted: QueueFilter, *, limit: int, offset: int = 0) -> QueuePage:
     """Frames that match, in order; only such whose picture has arrived."""
     rows = session.scalars(
         sa.select(Frame)
@@ -85,10 +83,9 @@ def queue(
         .options(defer(Frame.thumbnail_jpeg))
     ).all()
     answers = newest_answers(session, [row.id for row in rows if row.revision])
-    points = RememberedPoints(point_of)
     total = count(session, wanted)
     return QueuePage(
-        items=tuple(item_of(row, points(row.model_digest), answers.get(row.id)) for row in rows),
+        items=tuple(item_of(row, answers.get(row.id)) for row in rows),
         total=total,
         left=total if wanted.review is Review.OPEN else count(session, _in_state(wanted, Review.OPEN)),
         offset=offset,

@@ -2,25 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
 from enum import StrEnum
-from functools import lru_cache
-from pathlib import Path
 from typing import Final
 
 import sqlalchemy as sa
 from sqlalchemy.orm import Session
 
-from edgecase_cloud.catalogue import Annotation, Bundle, Delivery, Frame, ObjectClass, Review
+from edgecase_cloud.catalogue import Annotation, Delivery, Frame, ObjectClass, Review
 
-DEFAULT_OPERATING_POINT: Final = 0.25
 MIN_SIDE_PX: Final = 1.0
 ARRIVED: Final = Frame.delivery == Delivery.ACKNOWLEDGED
-
-PointOf = Callable[[str], float]
-"""The score from which on a model's boxes count, by the model's digest."""
 
 
 class Origin(StrEnum):
@@ -98,28 +92,6 @@ class QueueItem:
     answer: Answer | None
 
 
-def operating_points(session: Session, data: Path) -> PointOf:
-    """The operating point by digest: from the bundle's manifest where the cloud holds the bundle, else the default."""
-
-    def point_of(digest: str) -> float:
-        return operating_point(session, digest, data)
-
-    return point_of
-
-
-def operating_point(session: Session, digest: str, data: Path) -> float:
-    """The score from which on the boxes of the model `digest` count."""
-    from edgecase_models.bundle import BundleError
-
-    path = session.scalar(sa.select(Bundle.path).where(Bundle.digest == digest))
-    if path is None:
-        return DEFAULT_OPERATING_POINT
-    try:
-        return _packed_point(data / path)
-    except BundleError:  # its release says so, too; a frame can be looked at all the same
-        return DEFAULT_OPERATING_POINT
-
-
 def class_names(session: Session) -> tuple[str, ...]:
     """The class table, by index."""
     return tuple(session.scalars(sa.select(ObjectClass.name).order_by(ObjectClass.index)))
@@ -132,19 +104,6 @@ def model_boxes(item: QueueItem) -> tuple[LabelBox, ...]:
         for c in item.candidates
         if c.score >= item.operating_point and min(c.x2 - c.x1, c.y2 - c.y1) >= MIN_SIDE_PX
     )
-
-
-class RememberedPoints:
-    """Each digest's operating point, asked for once."""
-
-    def __init__(self, point_of: PointOf | None) -> None:
-        self.point_of = point_of or (lambda _digest: DEFAULT_OPERATING_POINT)
-        self.known: dict[str, float] = {}
-
-    def __call__(self, digest: str) -> float:
-        if digest not in self.known:
-            self.known[digest] = self.point_of(digest)
-        return self.known[digest]
 
 
 def answers_of(frame_ids: Iterable[str]) -> sa.Select[Annotation]:
@@ -164,7 +123,7 @@ def newest_answers(session: Session, frame_ids: Sequence[str]) -> dict[str, Answ
     return newest
 
 
-def item_of(row: Frame, point: float, answer: Answer | None) -> QueueItem:
+def item_of(row: Frame, answer: Answer | None) -> QueueItem:
     """The frame of a row."""
     return QueueItem(
         id=row.id,
@@ -176,7 +135,7 @@ def item_of(row: Frame, point: float, answer: Answer | None) -> QueueItem:
         height_px=row.height_px,
         sha256=row.sha256,
         model_digest=row.model_digest,
-        operating_point=point,
+        operating_point=row.operating_point,
         score=row.score,
         reasons=tuple(
             Reason(str(r["strategy"]), float(r["score"]), float(r["threshold"]), float(r.get("propensity", 1.0)))
@@ -198,10 +157,3 @@ def answer_of(row: Annotation) -> Answer:
 def rounded(box: LabelBox) -> LabelBox:
     """The box to a tenth of a pixel."""
     return replace(box, x1=round(box.x1, 1), y1=round(box.y1, 1), x2=round(box.x2, 1), y2=round(box.y2, 1))
-
-
-@lru_cache(maxsize=256)
-def _packed_point(path: Path) -> float:
-    from edgecase_models.bundle import Bundle as Packed
-
-    return Packed.open(path).manifest.thresholds.score

@@ -55,7 +55,7 @@ class TrainingRecipe(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_f
     rect: bool = True
     batch: Positive = 16
     optimizer: Literal["SGD", "Adam", "AdamW", "NAdam", "RAdam", "RMSProp", "MuSGD", "auto"] = "AdamW"
-    lr0: Rate = 0.0003
+    lr0: Rate = 0.001
     lrf: Rate = 0.05
     cos_lr: bool = True
     momentum: Share = 0.9
@@ -76,7 +76,7 @@ class TrainingRecipe(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_f
     cls: Annotated[float, Meta(gt=0)] = 0.5
     dfl: Annotated[float, Meta(gt=0)] = 1.5
     cache: Literal["ram", "disk", "no"] = "ram"
-    keep: Share = 0.3
+    keep: Share = 0.45
     seed: Whole = 0
     threads: Whole = 0
     device: str = "cpu"

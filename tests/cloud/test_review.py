@@ -13,12 +13,12 @@ import sqlalchemy as sa
 from sqlalchemy.orm import Session
 
 from edgecase_cloud import review, review_queue, reviewable
-from edgecase_cloud.catalogue import Annotation, Bundle, Delivery, Frame, Review
+from edgecase_cloud.catalogue import Annotation, Delivery, Frame, Review
 from edgecase_cloud.review import InvalidAnnotation, NotReviewable, Saved, StaleRevision
 from edgecase_cloud.review_queue import Order, QueueFilter
 from edgecase_cloud.reviewable import LabelBox, Origin
 from edgecase_cloud.services import Services
-from support import circle, tiny_onnx
+from support import circle
 
 NOW = circle.START + timedelta(hours=1)
 CAR = LabelBox(3, 210.0, 130.0, 350.0, 230.0, Origin.EDITED)
@@ -178,50 +178,12 @@ def test_facets_name_what_there_is_to_filter_by_most_first(services: Services, s
 # ---- answers
 
 
-def test_accepting_takes_the_models_boxes_at_its_operating_point_and_no_others(
+def test_accepting_takes_the_boxes_from_the_operating_point_that_the_device_sent(
     services: Services, session: Session
 ) -> None:
-    circle.add_frame(services, session, 1)
-    saved = answer(session, verdict=Review.ACCEPTED, boxes=())
-    assert isinstance(saved, Saved)
-    assert saved.boxes == (
-        LabelBox(3, 200.0, 120.0, 360.0, 240.0, Origin.MODEL),
-        LabelBox(0, 60.0, 100.0, 100.0, 200.0, Origin.MODEL),
-    )
-
-
-def test_the_operating_point_is_the_one_that_the_frames_own_model_was_packed_with(
-    services: Services, session: Session, tmp_path: Path
-) -> None:
-    import numpy as np
-
-    from edgecase_models.bundle import pack
-    from edgecase_models.detector import Thresholds
-
-    picture = np.zeros((128, 128, 3), np.uint8)
-    picture[:16, :16, 0] = 255
-    packed = pack(
-        tiny_onnx.tiny_detector(tmp_path / "tiny.onnx"),
-        tmp_path / "tiny.tar",
-        name="tiny",
-        version="1",
-        golden_pictures=[picture],
-        thresholds=Thresholds(score=0.5),
-    )
-    session.add(Bundle(digest=packed.digest, name="tiny", version="1", created_at=NOW, path="tiny.tar", gate={}))
-    circle.add_frame(services, session, 1, model_digest=packed.digest)
-    point_of = reviewable.operating_points(session, tmp_path)
-    assert point_of(packed.digest) == 0.5
-    assert point_of("e" * 64) == reviewable.DEFAULT_OPERATING_POINT
+    circle.add_frame(services, session, 1, operating_point=0.5)
     saved = review.save_annotation(
-        session,
-        circle.frame_id(1),
-        revision=0,
-        verdict=Review.ACCEPTED,
-        boxes=(),
-        author="kim",
-        now=NOW,
-        point_of=point_of,
+        session, circle.frame_id(1), revision=0, verdict=Review.ACCEPTED, boxes=(), author="kim", now=NOW
     )
     assert isinstance(saved, Saved)
     assert [box.cls for box in saved.boxes] == [3]

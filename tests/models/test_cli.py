@@ -56,12 +56,27 @@ def test_pack_inspect_verify(tmp_path: Path, tiny: Path, picture: Path) -> None:
 def test_evaluate_gives_the_coco_metric_per_class(tiny: Path, labelled: Path) -> None:
     told = json.loads(run("evaluate", tiny, labelled, "--json"))
     assert told["per_class"]["red"]["map50"] == pytest.approx(1.0)
-    assert told["per_class"]["green"]["map50"] == pytest.approx(0.505, abs=0.01), "one of two found: 51 of 101 recall points"
+    assert told["per_class"]["green"]["map50"] == pytest.approx(0.505, abs=0.01), (
+        "one of two found: 51 of 101 recall points"
+    )
     assert "green" in run("evaluate", tiny, labelled)
 
 
 def test_street_renders_what_evaluate_reads(tmp_path: Path, tiny: Path) -> None:
-    run("street", tmp_path / "street", "--count", 3, "--seeds", "4", "--scenes", "night", "--split", "val", "--size", "320x180")
+    run(
+        "street",
+        tmp_path / "street",
+        "--count",
+        3,
+        "--seeds",
+        "4",
+        "--scenes",
+        "night",
+        "--split",
+        "val",
+        "--size",
+        "320x180",
+    )
     told = json.loads(run("evaluate", tiny, tmp_path / "street", "--json"))
     assert told["pictures"] == 3
     assert told["map50_95"] == 0, "the tiny detector knows no street"
@@ -73,16 +88,31 @@ def test_street_renders_what_evaluate_reads(tmp_path: Path, tiny: Path) -> None:
         (["inspect", "absent.tar"], "absent.tar: no such file"),
         (["verify", "{tiny}"], "not a readable bundle"),
         (["pack", "{tiny}", "out.tar", "--golden", "nowhere", "--name", "x", "--version", "1"], "nowhere: no .jpg"),
-        (["pack", "{picture}", "out.tar", "--golden", "{picture}", "--name", "x", "--version", "1"], "ONNX Runtime cannot load"),
-        (["pack", "{tiny}", "out.tar", "--golden", "{picture}", "--name", "../x", "--version", "1"], "manifest cannot be read"),
-        (["pack", "{tiny}", "out.tar", "--golden", "{picture}", "--name", "x", "--version", "1", "--score", "2"], "candidate <= score"),
+        (
+            ["pack", "{picture}", "out.tar", "--golden", "{picture}", "--name", "x", "--version", "1"],
+            "ONNX Runtime cannot load",
+        ),
+        (
+            ["pack", "{tiny}", "out.tar", "--golden", "{picture}", "--name", "../x", "--version", "1"],
+            "manifest cannot be read",
+        ),
+        (
+            ["pack", "{tiny}", "out.tar", "--golden", "{picture}", "--name", "x", "--version", "1", "--score", "2"],
+            "candidate <= score",
+        ),
         (["evaluate", "{tiny}", "nowhere"], "no data.yaml"),
         (["evaluate", "{tiny}", "{labelled}", "--split", "test"], "no split 'test'"),
         (["street", "{tmp}/s", "--scenes", "dya"], "did you mean 'day'"),
     ],
 )
 def test_bad_input_is_told_in_one_line(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, tiny: Path, picture: Path, labelled: Path, arguments: list[str], told: str
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    tiny: Path,
+    picture: Path,
+    labelled: Path,
+    arguments: list[str],
+    told: str,
 ) -> None:
     monkeypatch.chdir(tmp_path)
     given = [each.format(tiny=tiny, picture=picture, labelled=labelled, tmp=tmp_path) for each in arguments]

@@ -16,8 +16,14 @@ from edgecase_cloud.cli import app as cloud_app
 from edgecase_models.cli import app as model_app
 
 ROOT = Path(__file__).parents[2]
-DOCUMENTS = sorted([*ROOT.glob("*.md"), *ROOT.glob("models/**/*.md"), *ROOT.glob("deploy/**/*.md"), *ROOT.glob("deploy/systemd/*")])
-COMMANDS = {"edgecase-agent": get_command(agent_app), "edgecase-cloud": get_command(cloud_app), "edgecase-model": get_command(model_app)}
+DOCUMENTS = sorted(
+    [*ROOT.glob("*.md"), *ROOT.glob("models/**/*.md"), *ROOT.glob("deploy/**/*.md"), *ROOT.glob("deploy/systemd/*")]
+)
+COMMANDS = {
+    "edgecase-agent": get_command(agent_app),
+    "edgecase-cloud": get_command(cloud_app),
+    "edgecase-model": get_command(model_app),
+}
 NAMES = "|".join(COMMANDS)
 
 
@@ -29,7 +35,9 @@ def commands() -> list[tuple[str, str]]:
     found = []
     for path in DOCUMENTS:
         text = path.read_text()
-        lines = [line for block in blocks(text) for line in block.splitlines()] + re.findall(rf"`((?:{NAMES}) [^`|…]+)`", text)
+        lines = [line for block in blocks(text) for line in block.splitlines()] + re.findall(
+            rf"`((?:{NAMES}) [^`|…]+)`", text
+        )
         lines += [line.partition("=")[2] for line in text.splitlines() if line.startswith("ExecStart=")]
         for line in lines:
             command = re.search(rf"(?:^|/|\s)((?:{NAMES}) [^#&|]+)", line)
@@ -50,14 +58,18 @@ def test_a_documented_command_exists_with_its_options(document: str, line: str) 
         name = words.pop(0)
         assert name in command.commands, f"{document}: {line}: no command {name}"
         command = command.commands[name]
-    known = {option for parameter in command.params for option in (*parameter.opts, *parameter.secondary_opts)} | {"--help"}
+    known = {option for parameter in command.params for option in (*parameter.opts, *parameter.secondary_opts)} | {
+        "--help"
+    }
     assert {word.partition("=")[0] for word in words if word.startswith("-")} <= known, f"{document}: {line}"
 
 
 def test_every_make_target_that_is_named_exists() -> None:
     targets = set(re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(), re.MULTILINE))
     for path in DOCUMENTS:
-        named = set(re.findall(r"`make ([a-z-]+)", path.read_text())) | set(re.findall(r"^make ([a-z-]+)", path.read_text(), re.MULTILINE))
+        named = set(re.findall(r"`make ([a-z-]+)", path.read_text())) | set(
+            re.findall(r"^make ([a-z-]+)", path.read_text(), re.MULTILINE)
+        )
         assert named <= targets, path
 
 
@@ -86,6 +98,8 @@ def test_the_package_is_described_as_it_is() -> None:
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
     assert set(project["scripts"]) == set(COMMANDS)
     assert set(project["optional-dependencies"]) == {"agent", "cloud", "train", "scale", "dev"}
-    pins = {re.split(r"[=<>~]", line)[0].lower().replace("_", "-") for line in (ROOT / "constraints.txt").read_text().splitlines() if "==" in line}
-    needed = [*project["dependencies"], *(each for extra in project["optional-dependencies"].values() for each in extra)]
+    pinned = [line for line in (ROOT / "constraints.txt").read_text().splitlines() if "==" in line]
+    pins = {re.split(r"[=<>~]", line)[0].lower().replace("_", "-") for line in pinned}
+    extras = project["optional-dependencies"].values()
+    needed = [*project["dependencies"], *(each for extra in extras for each in extra)]
     assert {re.split(r"[\[=<>~]", each)[0].lower() for each in needed} <= pins

@@ -73,14 +73,14 @@ def queue(
 ) -> review_queue.QueuePage:
     """Frames whose picture has arrived, most doubtful or newest first. `review` is open, accepted, corrected, rejected or any."""
     with reading(services) as session:
-        return review_queue.queue(session, wanted, limit=limit, offset=offset, point_of=points(services, session))
+        return review_queue.queue(session, wanted, limit=limit, offset=offset)
 
 
 @router.get("/frames/{frame_id}", response_model=schemas.FrameOut, responses=PROBLEMS)
 def frame(services: Web, frame_id: FrameId) -> review.FrameDetail:
     """One frame with its boxes, reasons and answers."""
     with reading(services) as session:
-        return detail(services, session, frame_id)
+        return detail(session, frame_id)
 
 
 @router.post("/frames/{frame_id}/annotation", response_model=schemas.SavedOut, responses=PROBLEMS)
@@ -96,7 +96,6 @@ def annotate(services: Web, frame_id: FrameId, answer: schemas.AnnotationIn) -> 
                 boxes=[box.label() for box in answer.boxes],
                 author=answer.author,
                 now=datetime.now(UTC),
-                point_of=points(services, session),
             )
         except review.NotReviewable as error:
             raise Problem(404, str(error)) from error
@@ -167,15 +166,10 @@ def start_job(services: Web, wanted: schemas.JobIn) -> Job:
         raise Problem(422, str(error)) from error
 
 
-def points(services: Services, session: Session) -> reviewable.PointOf:
-    """Each model's operating point, as its bundle says."""
-    return reviewable.operating_points(session, services.settings.data)
-
-
-def detail(services: Services, session: Session, frame_id: str) -> review.FrameDetail:
+def detail(session: Session, frame_id: str) -> review.FrameDetail:
     """One frame, or a 404."""
     try:
-        return review.frame_detail(session, frame_id, points(services, session))
+        return review.frame_detail(session, frame_id)
     except review.NotReviewable as error:
         raise Problem(404, str(error)) from error
 

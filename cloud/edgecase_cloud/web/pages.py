@@ -21,7 +21,6 @@ from edgecase_cloud.web.api import (
     all_datasets,
     all_jobs,
     detail,
-    points,
     the_job,
 )
 from edgecase_cloud.web.services import Web, reading
@@ -38,7 +37,7 @@ DEFAULTS: Final = {"review": "open", "order": "score"}
 def overview(services: Web, request: Request) -> Response:
     """The circle at a glance."""
     with reading(services) as session:
-        page = review_queue.queue(session, review_queue.QueueFilter(), limit=6, point_of=points(services, session))
+        page = review_queue.queue(session, review_queue.QueueFilter(), limit=6)
         events = session.scalars(sa.select(Event).order_by(Event.id.desc()).limit(8)).all()
         context = {
             "summary": fleet.summary(session),
@@ -58,7 +57,7 @@ def queue(
 ) -> Response:
     """The frames that wait, as a grid."""
     with reading(services) as session:
-        page = review_queue.queue(session, wanted, limit=PAGE_SIZE, offset=offset, point_of=points(services, session))
+        page = review_queue.queue(session, wanted, limit=PAGE_SIZE, offset=offset)
         context = {
             "page": page,
             "facets": review_queue.facets(session),
@@ -90,7 +89,7 @@ def previous_frame(services: Web, request: Request, wanted: Wanted, before: str)
 def frame(services: Web, request: Request, wanted: Wanted, frame_id: FrameId) -> Response:
     """One frame in the box editor."""
     with reading(services) as session:
-        found = detail(services, session, frame_id)
+        found = detail(session, frame_id)
         upcoming = review_queue.next_frame(session, wanted, frame_id)
         query = query_of(request)
         context = {

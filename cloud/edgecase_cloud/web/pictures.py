@@ -35,7 +35,7 @@ class PictureOut(Response):
 def image(services: Web, request: Request, frame_id: FrameId) -> Response:
     """The frame as the device sent it, byte for byte."""
     with reading(services) as session:
-        found = detail(services, session, frame_id)
+        found = detail(session, frame_id)
     digest = found.frame.sha256
     if unchanged := _unchanged(request, digest):
         return unchanged
