@@ -14,9 +14,9 @@ $(VENV)/ready: pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit("edgecase needs Python 3.11 or newer; this is %d.%d. Set PYTHON=" % sys.version_info[:2] if sys.version_info < (3, 11) else 0)'
 	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	@echo "Installing into $(VENV) (with PyTorch for training: some minutes, some GB)"
-	@$(BIN)/pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[agent,cloud,train,dev]'
+	@$(BIN)/pip install --quiet --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[agent,cloud,train,dev]'
 	@# ultralytics brings opencv-python, which wants a display's libraries; the headless wheel of the same version goes over it
-	@$(BIN)/pip install --quiet --disable-pip-version-check --constraint constraints.txt --no-deps --force-reinstall opencv-python-headless
+	@$(BIN)/pip install --quiet --quiet --disable-pip-version-check --constraint constraints.txt --no-deps --force-reinstall opencv-python-headless
 	@touch $@
 
 demo: $(VENV)/ready ## the whole circle once, on two simulated devices; report in build/demo/

@@ -143,7 +143,7 @@ def _fresh_folder(out: Path) -> None:
 
 
 def _render(plan: Plan) -> dict[str, Path]:
-    """Day pictures to replay, and two held-out sets: half of each shows the devices' own streets hours later, half streets that no device saw.
+    """Day pictures to replay, and two held-out sets: half of each are the devices' own streets later, half streets that no device saw.
 
     The starter has learnt from some of the streets to replay and from none of the others.
     """
