@@ -122,7 +122,14 @@ def compare_map(report: Report, name: str, data: Path) -> None:
     path = WEIGHTS / f"{name}.onnx"
     ours = evaluate(Detector(path, Runtime(threads=2), CURVE_THRESHOLDS), samples_from_folder(COCO, "val"))
     theirs = YOLO(path, task="detect").val(
-        data=str(data), imgsz=640, batch=1, device="cpu", verbose=False, plots=False, workers=0
+        data=str(data),
+        imgsz=640,
+        batch=1,
+        device="cpu",
+        verbose=False,
+        plots=False,
+        workers=0,
+        project=str(BUILD / "val"),
     )
     for label, value, peer in (("mAP50-95", ours.map50_95, theirs.box.map), ("mAP50", ours.map50, theirs.box.map50)):
         report.add(Row(f"{name}: {label}", value, "", "ultralytics val", float(peer)))
