@@ -46,8 +46,8 @@ LIGHTS: dict[str, Light] = {
         fog_per_m=0.003, lamps=0.55, windows=0.6, headlamps=0.75, noise=4.0, blur_px=0.55,
     ),
     "night": Light(
-        (9, 11, 24), (40, 37, 46), (0.088, 0.092, 0.122), (0.0, 0.0, 0.0), 40.0, (32, 31, 38),
-        fog_per_m=0.002, lamps=1.0, windows=0.75, headlamps=1.0, noise=7.5, blur_px=0.75, clouds=0.2,
+        (9, 11, 24), (40, 37, 46), (0.115, 0.12, 0.155), (0.0, 0.0, 0.0), 40.0, (32, 31, 38),
+        fog_per_m=0.002, lamps=1.0, windows=0.75, headlamps=1.0, noise=7.0, blur_px=0.7, clouds=0.2,
     ),
     "rain": Light(
         (140, 147, 154), (184, 188, 190), (0.62, 0.64, 0.66), (0.0, 0.0, 0.0), 40.0, (172, 177, 181),
@@ -58,7 +58,7 @@ LIGHTS: dict[str, Light] = {
         fog_per_m=0.034, headlamps=0.75, windows=0.15, lamps=0.15, wet=0.15, noise=3.0, blur_px=0.7, clouds=0.0,
     ),
     "night-rain": Light(
-        (11, 12, 20), (40, 37, 42), (0.078, 0.082, 0.108), (0.0, 0.0, 0.0), 40.0, (34, 33, 38),
+        (11, 12, 20), (40, 37, 42), (0.095, 0.10, 0.13), (0.0, 0.0, 0.0), 40.0, (34, 33, 38),
         fog_per_m=0.007, lamps=0.95, windows=0.6, headlamps=1.0, rain=0.95, wet=1.0, noise=8.0, blur_px=0.8, clouds=0.2,
     ),
     "night-fog": Light(
