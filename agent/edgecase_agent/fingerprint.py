@@ -39,10 +39,20 @@ def fingerprint(picture: Picture) -> Fingerprint:
 
     dHash: the sign of neighbouring differences of a 9 × 8 reduction (N. Krawetz, "Kind of Like That", 2013).
     """
-    bright = picture.y if isinstance(picture, Planes) else picture[:, :, 1]
-    step = 2 if min(bright.shape) >= 2 * max(CELLS_HW) else 1
-    sampled = np.ascontiguousarray(bright[::step, ::step])
+    sampled = _sampled(picture)
     cells = np.asarray(cv2.resize(sampled, CELLS_HW[::-1], interpolation=cv2.INTER_AREA))
     tiny = np.asarray(cv2.resize(cells, _HASH_WH, interpolation=cv2.INTER_AREA))
     signs = (tiny[:, 1:] > tiny[:, :-1]).ravel()
     return Fingerprint(int(_POWERS[signs].sum()), cells.astype(np.int16))
+
+
+def brightness(picture: Picture) -> tuple[float, float]:
+    """Mean and standard deviation of the brightness, 0 to 255, from every second pixel (green where it is RGB)."""
+    mean, deviation = cv2.meanStdDev(_sampled(picture))
+    return float(mean[0, 0]), float(deviation[0, 0])
+
+
+def _sampled(picture: Picture) -> NDArray[np.uint8]:
+    bright = picture.y if isinstance(picture, Planes) else picture[:, :, 1]
+    step = 2 if min(bright.shape) >= 2 * max(CELLS_HW) else 1
+    return np.ascontiguousarray(bright[::step, ::step])

@@ -41,6 +41,7 @@ class FrameMeta(msgspec.Struct, frozen=True, kw_only=True):
     media_type: str = "image/jpeg"
     thumbnail_jpeg: bytes = b""
     priority: int = 0
+    context_of: str = ""
 
     def offer(self, device: str, sha256: str, size_bytes: int) -> wire.Offer:
         """The message that offers this frame to the cloud."""
@@ -64,6 +65,7 @@ class FrameMeta(msgspec.Struct, frozen=True, kw_only=True):
             operating_point=self.operating_point,
             media_type=self.media_type,
             thumbnail_jpeg=self.thumbnail_jpeg,
+            context_of=self.context_of,
         )
 
 

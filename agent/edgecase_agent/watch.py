@@ -5,30 +5,34 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import Enum
-from functools import partial
 from pathlib import Path
 from time import perf_counter
-from typing import Protocol
+from types import MappingProxyType
+from typing import Final, Protocol
 
+import numpy as np
 import structlog
 
 from edgecase_agent import durable, encode, watch_status
-from edgecase_agent.committee import Cascade, Member, disagreement
-from edgecase_agent.fingerprint import fingerprint
 from edgecase_agent.frames import FrameMeta, boot_id, new_frame_id
+from edgecase_agent.judge import Judge, Shown
 from edgecase_agent.latest import Nothing, feed_of
 from edgecase_agent.running import Model, RunningModel
-from edgecase_agent.scoring import Strategy, is_sound, score
-from edgecase_agent.selection import Candidate, Keep, Selection, Skip
-from edgecase_agent.source import Frame, Source
+from edgecase_agent.selection import Keep, Skip
+from edgecase_agent.source import Frame, Picture, Source
 from edgecase_agent.spool import Put, PutResult, SpoolError
 from edgecase_agent.watch_status import Stages, WatchStatus
 from edgecase_models import wire
 from edgecase_models.detections import Detections
+from edgecase_models.facts import Facts
 
 log = structlog.get_logger()
+
+
+_NO_FACTS: Final[Facts] = MappingProxyType({})
+_NO_PICTURE: Final = np.zeros((0, 0, 3), np.uint8)
 
 
 class Outcome(Enum):
@@ -46,19 +50,10 @@ class Sink(Protocol):
 
 
 @dataclass(frozen=True)
-class Committee:
-    """The second member, and which frames it is shown."""
-
-    cascade: Cascade
-    member: Member
-
-
-@dataclass(frozen=True)
 class WatchOptions:
     """`camera`: the name that frames carry. `jpeg_sample_every`: each n-th frame is encoded to learn what all frames would weigh."""
 
     camera: str = "camera"
-    strategy: Strategy = Strategy.EDE
     jpeg_quality: int = 85
     jpeg_sample_every: int = 30
     status_every_s: float = 2.0
@@ -68,35 +63,53 @@ class WatchOptions:
 class Shot:
     """A frame with what was seen in it; encoded once, and only if somebody asks."""
 
-    __slots__ = ("_jpeg", "_quality", "detections", "frame", "model")
+    __slots__ = ("_frame", "_hw_px", "_jpeg", "_picture", "_quality", "_thumbnail", "detections", "frame_id", "model")
 
     def __init__(self, frame: Frame, model: Model, detections: Detections, quality: int, jpeg: bytes = b"") -> None:
-        self.frame = frame
+        self.frame_id = new_frame_id()
         self.model = model
         self.detections = detections
+        self._frame = replace(frame, picture=_NO_PICTURE)
+        self._hw_px = frame.hw_px
+        self._picture: Picture | None = frame.picture
         self._quality = quality
         self._jpeg = jpeg
+        self._thumbnail = b""
 
     @property
     def jpeg(self) -> bytes:
         """The picture as it would be sent."""
-        if not self._jpeg:
-            self._jpeg = encode.jpeg(self.frame.picture, self._quality)
+        if not self._jpeg and self._picture is not None:
+            self._jpeg = encode.jpeg(self._picture, self._quality)
         return self._jpeg
 
-    def meta(self, camera: str, keep: Keep) -> FrameMeta:
+    @property
+    def thumbnail(self) -> bytes:
+        """The picture in small."""
+        if not self._thumbnail and self._picture is not None:
+            self._thumbnail = encode.thumbnail(self._picture)
+        return self._thumbnail
+
+    def compact(self) -> Shot:
+        """The frame itself, encoded now and without its pixels: to be held for long."""
+        assert self.jpeg and self.thumbnail, "a picture has both"
+        self._picture = None
+        return self
+
+    def meta(self, camera: str, keep: Keep[Shot]) -> FrameMeta:
         """What is said of the frame when it is kept: the boxes are the candidates too.
 
-        Frames drawn at random go before others and are evicted after them, or they would be no random sample of what arrives.
+        Frames drawn at random go before others and are evicted after them, or they would be no random sample of what arrives. Frames that
+        only show what lies beside a pick are evicted first.
         """
-        height, width = self.frame.hw_px
+        height, width = self._hw_px
         return FrameMeta(
-            frame_id=new_frame_id(),
+            frame_id=self.frame_id,
             camera=camera,
-            frame_index=self.frame.index,
-            captured_at=self.frame.captured_at,
+            frame_index=self._frame.index,
+            captured_at=self._frame.captured_at,
             boot_id=boot_id(),
-            monotonic_ns=self.frame.monotonic_ns,
+            monotonic_ns=self._frame.monotonic_ns,
             width_px=width,
             height_px=height,
             model_digest=self.model.digest,
@@ -105,8 +118,9 @@ class Shot:
             reasons=list(keep.reasons),
             boxes=wire.boxes_of(self.detections),
             operating_point=self.model.operating_point,
-            thumbnail_jpeg=encode.thumbnail(self.frame.picture),
-            priority=int(keep.audit),
+            thumbnail_jpeg=self.thumbnail,
+            priority=-1 if keep.beside is not None else int(keep.audit),
+            context_of=keep.beside.frame_id if keep.beside is not None else "",
         )
 
 
@@ -117,30 +131,26 @@ class Watch:
         self,
         source: Source,
         model: RunningModel,
-        selection: Selection[Shot],
+        judge: Judge[Shot],
         sink: Sink,
         state: Path,
         options: WatchOptions = WatchOptions(),
-        committee: Committee | None = None,
+        telemetry: Callable[[float], Facts] = lambda _: _NO_FACTS,
         *,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        """`state` is the folder of `watch.json` and `selection.json`; the counts of an earlier run are gone on from.
-
-        Raises `ValueError` for a committee with another strategy than EDE: its score could not be compared with theirs.
+        """`state` is the folder of `watch.json` and `selection.json`; the counts of an earlier run are gone on from. `telemetry` tells what
+        the vehicle says of itself at a time of the wall clock, in seconds.
         """
-        if committee is not None and options.strategy is not Strategy.EDE:
-            raise ValueError(
-                f"a committee refines ede, not {options.strategy}; choose ede, or switch the committee off"
-            )
         state.mkdir(parents=True, exist_ok=True)
         self._source = source
         self._model = model
-        self._selection = selection
+        self._judge = judge
+        self._selection = judge.selection
+        self._telemetry = telemetry
         self._sink = sink
         self._state = state
         self._options = options
-        self._committee = committee
         self._clock = clock
         self._stages = Stages()
         self._took_ms: dict[str, float] = {}
@@ -207,41 +217,16 @@ class Watch:
             detections = model.detector.detect(frame.picture)
             stages = model.detector.stages_ms
             self._took_ms |= {"pre": stages.pre, "run": stages.run, "post": stages.post}
-            with self._stage("score"):
-                first = score(detections, model.operating_point, self._options.strategy, model.calibration)
-            value, strategy, reasons = self._second_look(frame, model, detections, first)
+            shot = Shot(frame, model, detections, self._options.jpeg_quality, jpeg)
+            telemetry = self._telemetry(self._now_s)
+            shown = Shown(shot, frame.picture, frame.captured_at, frame.hw_px, self._options.camera, telemetry)
+            judged = self._judge.judge(shown, model, detections, self._stage)
         except Exception as error:  # noqa: BLE001 (one frame, or a model that errs at times, must not end the loop)
             self._failed(frame, error)
             return
-        if not is_sound(value):
-            self._failed(frame, ValueError(f"its score is {value}"))
-            return
-        with self._stage("select"):
-            shot = Shot(frame, model, detections, self._options.jpeg_quality, jpeg)
-            self._offer(Candidate(shot, value, strategy, partial(fingerprint, frame.picture), reasons))
-
-    def _offer(self, candidate: Candidate[Shot]) -> None:
-        decision = self._selection.offer(candidate, self._now_s)
-        if isinstance(decision, Skip):
-            self._count_passed(decision)
-
-    def _second_look(
-        self, frame: Frame, model: Model, detections: Detections, first: float
-    ) -> tuple[float, str, tuple[wire.Reason, ...]]:
-        """The score that counts, the name of what it measures, and what else the committee said."""
-        committee = self._committee
-        asked = committee.cascade.judge(first) if committee is not None and is_sound(first) else None
-        if committee is None or asked is None:
-            return first, self._options.strategy.value, ()
-        self._status.second_looks += 1
-        with self._stage("second"):
-            view = committee.member.look(frame.picture, model.detector)
-            found = disagreement(detections, view, model.operating_point, model.calibration)
-        reasons = (
-            wire.Reason("ede", first, 0.0),
-            wire.Reason("disagreement", float(found.hard), 0.0, asked.propensity),
-        )
-        return found.c_ede, "c_ede", reasons
+        status.second_looks += judged.second_look
+        if isinstance(judged.decision, Skip):
+            self._count_passed(judged.decision)
 
     def _weigh(self, frame: Frame) -> bytes:
         """Count what the frame would weigh; its JPEG where it is one of those that are really encoded."""
@@ -278,8 +263,8 @@ class Watch:
         with self._stage("encode"):
             return len(shot.jpeg)
 
-    def _keep(self, shot: Shot, keep: Keep) -> None:
-        self._status.selected += 1
+    def _keep(self, shot: Shot, keep: Keep[Shot]) -> None:
+        self._status.selected += keep.beside is None
         self._status.audited += keep.audit
         with self._stage("encode"):
             meta, jpeg = shot.meta(self._options.camera, keep), shot.jpeg

@@ -1,0 +1,285 @@
+"""What is thought of one frame: scored, followed from the frames before it, shown to a second member where it is doubtful, put to the selection."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
+from datetime import datetime
+from functools import partial
+from types import MappingProxyType
+from typing import TYPE_CHECKING, Final, Generic, Protocol, TypeVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+from edgecase_agent import scoring
+from edgecase_agent.committee import Cascade, Detecting, Disagreement, Member, SecondLook, View, disagreement
+from edgecase_agent.fingerprint import Fingerprint, brightness, fingerprint
+from edgecase_agent.ranks import Ranks
+from edgecase_agent.selection import Candidate, Held, Selection, Skip
+from edgecase_agent.source import Picture
+from edgecase_agent.tracks import Cue, Tracks, missed_score
+from edgecase_models.detections import Detections
+from edgecase_models.facts import Facts, seen
+from edgecase_models.strategy import Strategy, Trigger
+from edgecase_models.wire import Reason
+
+if TYPE_CHECKING:
+    from edgecase_models.campaign import Campaigns
+
+T = TypeVar("T")
+Stage = Callable[[str], AbstractContextManager[object]]
+
+CUE_WEIGHT: Final = 0.3
+"""What a track's cue counts beside an expected error: measured, it finds more of the severe failures and costs nothing (Bengar et al. 2019)."""
+
+MATCHES: Final = MappingProxyType({Trigger.MISSED: 0.5, Trigger.DISAGREEMENT: 1.0, Trigger.NOVELTY: 0.25})
+"""From which value on a trigger holds: half an object, one object that only one member reports, cos < 0.5 to every kept frame."""
+
+
+class Judging(Protocol):
+    """What is asked of the model that runs; `running.Model` is one."""
+
+    @property
+    def detector(self) -> Detecting: ...
+
+    @property
+    def names(self) -> tuple[str, ...]: ...
+
+    @property
+    def operating_point(self) -> float: ...
+
+    @property
+    def calibration(self) -> scoring.Calibration: ...
+
+    @property
+    def difficulty(self) -> scoring.ClassWeights | None: ...
+
+
+@dataclass(frozen=True)
+class Committee:
+    """The second member, and which frames it is shown."""
+
+    cascade: Cascade
+    member: Member
+
+
+@dataclass(frozen=True, eq=False, slots=True)
+class Shown(Generic[T]):
+    """A frame as it comes to be judged: what stands for it (`item`), its pixels, when it was captured, where, and what the vehicle told.
+
+    `fingerprint` is given where it is known already; else it is taken from the pixels if somebody asks.
+    """
+
+    item: T
+    picture: Picture
+    captured_at: datetime
+    hw_px: tuple[int, int]
+    camera: str = ""
+    telemetry: Facts = MappingProxyType({})
+    fingerprint: Callable[[], Fingerprint] | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Judged:
+    """`score`: how doubtful the frame is; `second_look`: whether the committee was asked; `decision`: what the selection says of it now."""
+
+    score: float
+    second_look: bool
+    decision: Held | Skip
+
+
+@dataclass(frozen=True, eq=False, slots=True)
+class _Doubt:
+    """The expected errors of a frame, each with its object, and what they were measured by."""
+
+    errors: NDArray[np.floating]
+    tracks: NDArray[np.int64]
+    strategy: str
+    view: View | None = None
+    found: Disagreement | None = None
+    look: SecondLook | None = None
+
+
+class Judge(Generic[T]):
+    """Judges the frames of one camera in the order in which they were captured; one instance is for one thread.
+
+    It does no I/O but the second member's inference, and holds the scores of 512 frames and the tracks of the last seconds.
+    """
+
+    def __init__(
+        self,
+        selection: Selection[T],
+        strategy: Strategy = Strategy.EDE,
+        committee: Committee | None = None,
+        campaigns: Campaigns | None = None,
+        triggers: frozenset[Trigger] = frozenset({Trigger.UNCERTAINTY, Trigger.AUDIT, Trigger.CAMPAIGN}),
+        device: str = "",
+    ) -> None:
+        """Raises `ValueError` for a committee with another strategy than EDE: its score could not be compared with theirs."""
+        if committee is not None and strategy is not Strategy.EDE:
+            raise ValueError(f"a committee refines ede, not {strategy}; choose ede, or switch the committee off")
+        self.selection = selection
+        self._strategy = strategy
+        self._committee = committee
+        self._campaigns = campaigns
+        self._callers = tuple(trigger for trigger in MATCHES if trigger in triggers)
+        self._device = device
+        self._tracks = Tracks()
+        self._ranks = Ranks()
+        self._chance = selection.chance
+
+    def judge(self, shown: Shown[T], model: Judging, detections: Detections, stage: Stage = nullcontext) -> Judged:
+        """Judge a frame that `model` saw; raises `ValueError` where its score is no number. `stage` times the parts: score, second, select."""
+        at_s = shown.captured_at.timestamp()
+        with stage("score"):
+            sighting = self._tracks.update(detections, model.operating_point, at_s, shown.hw_px)
+            first = self._doubt(detections, model, sighting.ids)
+            value = float(first.errors.sum(dtype=np.float64))
+            if not scoring.is_sound(value):
+                raise ValueError(f"its score is {value}")
+            rank = self._ranks.rank(value)
+        with stage("second"):
+            doubt = self._second_look(shown.picture, model, detections, first, value)
+        with stage("select"):
+            candidate = self._candidate(shown, model, detections, doubt, sighting.cues, rank)
+            return Judged(candidate.score, doubt.look is not None, self.selection.offer(candidate, at_s))
+
+    # ---- the score ---------------------------------------------------------------------------------------------
+
+    def _doubt(self, detections: Detections, model: Judging, ids: NDArray[np.int64]) -> _Doubt:
+        name = self._strategy.value
+        if self._strategy is Strategy.EDE:
+            return _Doubt(scoring.errors(detections, model.operating_point, model.calibration), ids, name)
+        if self._strategy is Strategy.MISSED:
+            return _Doubt(scoring.misses(detections, model.operating_point, model.calibration), ids, name)
+        value = (
+            self.selection.novelty(detections.features)
+            if self._strategy is Strategy.NOVELTY
+            else scoring.score(
+                detections,
+                model.operating_point,
+                self._strategy,
+                model.calibration,
+                difficulty=model.difficulty,
+                chance=self._chance,
+            )
+        )
+        return _Doubt(np.array([value]), np.zeros(1, np.int64), name)
+
+    def _second_look(
+        self, picture: Picture, model: Judging, detections: Detections, first: _Doubt, value: float
+    ) -> _Doubt:
+        """What the committee expects instead, where it is asked."""
+        if self._committee is None:
+            return first
+        cascade, took = self._committee.cascade, model.detector.stages_ms
+        look = cascade.judge(value, took.pre + took.run + took.post)
+        if look is None:
+            return first
+        view = self._committee.member.look(picture, model.detector)
+        took = model.detector.stages_ms
+        cascade.looked(took.pre + took.run + took.post)
+        found = disagreement(detections, view, model.operating_point, model.calibration)
+        errors = np.concatenate([found.errors, found.only_second_errors])
+        tracks = np.concatenate([first.tracks, np.zeros(len(found.only_second), np.int64)])
+        return _Doubt(errors, tracks, "c_ede", view, found, look)
+
+    # ---- what else is there to say -----------------------------------------------------------------------------
+
+    def _candidate(
+        self,
+        shown: Shown[T],
+        model: Judging,
+        detections: Detections,
+        doubt: _Doubt,
+        cues: tuple[Cue, ...],
+        rank: float,
+    ) -> Candidate[T]:
+        values = {Trigger.MISSED: missed_score(cues)}
+        if doubt.found is not None:
+            values[Trigger.MISSED] += doubt.found.missed
+            values[Trigger.DISAGREEMENT] = float(doubt.found.hard)
+        if detections.features is not None:
+            values[Trigger.NOVELTY] = self.selection.novelty(detections.features)
+        called = [trigger.value for trigger in self._callers if values.get(trigger, 0.0) >= MATCHES[trigger]]
+        called += self._campaigning(shown, model, detections, values, doubt)
+        errors, tracks = _with_cues(doubt.errors, doubt.tracks, cues) if self._counts_errors else (doubt.errors, doubt.tracks)
+        return Candidate(
+            item=shown.item,
+            errors=errors,
+            tracks=tracks,
+            strategy=doubt.strategy,
+            fingerprint=shown.fingerprint or partial(fingerprint, shown.picture),
+            rank=rank,
+            reasons=tuple(_reasons(doubt, values, cues)),
+            called=tuple(called),
+            boxes=_expected_boxes(detections, model),
+            features=detections.features,
+        )
+
+    @property
+    def _counts_errors(self) -> bool:
+        return self._strategy in (Strategy.EDE, Strategy.MISSED)
+
+    def _campaigning(
+        self, shown: Shown[T], model: Judging, detections: Detections, values: dict[Trigger, float], doubt: _Doubt
+    ) -> Iterator[str]:
+        """The campaigns whose condition holds, by the names of their quotas."""
+        if self._campaigns is None or not self._campaigns.policies:
+            return
+        at, (height, width) = shown.captured_at, shown.hw_px
+        luma, contrast = brightness(shown.picture)
+        facts = {
+            **shown.telemetry,
+            **seen(detections, model.names, model.operating_point),
+            **{trigger.value: value for trigger, value in values.items()},
+            "ede": float(doubt.errors.sum(dtype=np.float64)),
+            "luma": luma,
+            "contrast": contrast,
+            "hour": at.hour,
+            "weekday": at.isoweekday(),
+            "camera": shown.camera,
+            "device": self._device,
+            "width_px": width,
+            "height_px": height,
+        }
+        yield from (f"campaign:{name}" for name in self._campaigns.matching(facts, at))
+
+
+def _with_cues(
+    errors: NDArray[np.floating], tracks: NDArray[np.int64], cues: tuple[Cue, ...]
+) -> tuple[NDArray[np.floating], NDArray[np.int64]]:
+    """The expected errors and, of each track that has cues, its strongest: an error that shows in two ways counts once."""
+    strongest: dict[int, float] = {}
+    for cue in cues:
+        strongest[cue.track_id] = max(CUE_WEIGHT * cue.score, strongest.get(cue.track_id, 0.0))
+    more = np.array(list(strongest.values()), np.float64), np.array(list(strongest), np.int64)
+    return np.concatenate([errors, more[0]]), np.concatenate([tracks, more[1]])
+
+
+def _reasons(doubt: _Doubt, values: dict[Trigger, float], cues: tuple[Cue, ...]) -> Iterator[Reason]:
+    """Everything that holds of the frame, each with the value from which it does."""
+    look, found, view = doubt.look, doubt.found, doubt.view
+    if look is not None and found is not None and view is not None:
+        measures = {"disagreement": float(found.hard), "mutual_information": found.mutual_information}
+        for name, value in measures.items():
+            yield Reason(name, value, 0.0, look.propensity, look.rank, view.model_digest)
+    strongest: dict[str, float] = {}
+    for cue in cues:
+        strongest[cue.kind.value] = max(cue.score, strongest.get(cue.kind.value, 0.0))
+    for name, value in strongest.items():
+        if value >= MATCHES[Trigger.MISSED]:
+            yield Reason(name, value, MATCHES[Trigger.MISSED])
+    if found is not None and view is not None and found.missed >= MATCHES[Trigger.MISSED]:
+        yield Reason("seen_by_one", found.missed, MATCHES[Trigger.MISSED], model_digest=view.model_digest)
+    if values.get(Trigger.NOVELTY, 0.0) >= MATCHES[Trigger.NOVELTY]:
+        yield Reason("novelty", values[Trigger.NOVELTY], MATCHES[Trigger.NOVELTY])
+
+
+def _expected_boxes(detections: Detections, model: Judging) -> float:
+    """How many objects there are to be drawn: the candidates' probabilities, summed."""
+    if not len(detections):
+        return 0.0
+    return float(model.calibration(detections.scores, detections.classes).sum(dtype=np.float64))

@@ -1,0 +1,122 @@
+"""Ours, as the device runs it: `Judge` and `Selection` over a recorded stream; only the detector's passes are played back."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime, timedelta
+
+import numpy as np
+
+from bench.triage.looks import Look, Stream
+from edgecase_agent.budget import PurseState
+from edgecase_agent.committee import Cascade, Detecting, View
+from edgecase_agent.judge import Committee, Judge, Shown
+from edgecase_agent.rules import Rules
+from edgecase_agent.scoring import Calibration, ClassWeights, identity
+from edgecase_agent.selection import Keep, Selection, SelectionState, Verdict
+from edgecase_agent.source import Picture
+from edgecase_models.boxes import Letterbox
+from edgecase_models.detections import Detections
+from edgecase_models.detector import StagesMs
+from edgecase_models.strategy import Strategy
+
+EPOCH = datetime(2026, 1, 1, tzinfo=UTC)
+
+
+class _Played:
+    """The detector, played back: every pass took as long as another."""
+
+    stride_px = 32
+    stages_ms = StagesMs(0.0, 10.0, 0.0)
+
+    def __init__(self, names: Sequence[str]) -> None:
+        self.names = tuple(names)
+        self.look: Look | None = None
+
+    def detect(self, picture: Picture, *, shift_px: int = 0, mirrored: bool = False) -> Detections:
+        raise AssertionError("every pass was recorded")
+
+    def letterbox(self, picture: Picture) -> Letterbox:
+        raise AssertionError("every pass was recorded")
+
+
+class _SecondPass:
+    """The recorded pass over the shifted input, with the part of the picture that it saw."""
+
+    def __init__(self, played: _Played, unseen_px: float) -> None:
+        self._played = played
+        self._unseen_px = unseen_px
+
+    def look(self, picture: Picture, incumbent: Detecting) -> View:
+        look = self._played.look
+        assert look is not None and look.second is not None
+        height, width = look.hw_px
+        return View(look.second, (0.0, 0.0, width - self._unseen_px, float(height)))
+
+
+@dataclass(frozen=True)
+class _Model:
+    detector: Detecting
+    names: tuple[str, ...]
+    operating_point: float
+    calibration: Calibration
+    difficulty: ClassWeights | None = None
+
+
+@dataclass(frozen=True)
+class Ours:
+    """The whole of it under one set of rules. `rules.budget` is put in by `pick`."""
+
+    name: str = "edgecase"
+    rules: Rules = Rules(window_s=24.0, gap_s=2.2, leaders=24)
+    calibration: Calibration = identity
+    strategy: Strategy = Strategy.EDE
+    committee: bool = True
+    share: float = 0.2
+    unseen_px: float = 16 / 0.6
+    streaming: bool = True
+
+    def pick(self, stream: Stream, budget: int, rng: np.random.Generator) -> list[int]:
+        """What the device would keep of the stream at a rate of `budget` frames over its whole length, beginning with nothing saved."""
+        return self.run(stream, budget, int(rng.integers(2**31))).picks
+
+    def run(self, stream: Stream, budget: int, seed: int) -> Run:
+        per_hour = budget / (len(stream.looks) / stream.fps) * 3600
+        rules = replace(self.rules, budget={"frames": {"hour": per_hour}}, seed=seed)
+        empty = SelectionState(purse=PurseState(at_s=EPOCH.timestamp(), credit={"frames": 0.0}))
+        selection: Selection[Look] = Selection(rules, empty)
+        played = _Played(stream.names)
+        committee = Committee(Cascade(self.share, 0.01, seed=seed, compute_share=0.2), _SecondPass(played, self.unseen_px))
+        judge = Judge(selection, self.strategy, committee if self.committee else None)
+        model = _Model(played, stream.names, stream.operating_point, self.calibration)
+        run = Run([], [], 0, {})
+        at_s = 0.0
+        for look in stream.looks:
+            played.look = look
+            at = EPOCH + timedelta(seconds=look.at_s)
+            at_s = at.timestamp()
+            shown = Shown(look, np.zeros((0, 0, 3), np.uint8), at, look.hw_px, fingerprint=lambda look=look: look.fingerprint)
+            judged = judge.judge(shown, model, look.seen)
+            run.second_looks += judged.second_look
+            run.take(selection.close(at_s, lambda item: item.size_bytes))
+        run.take(selection.close(at_s, lambda item: item.size_bytes, ending=True))
+        return run
+
+
+@dataclass
+class Run:
+    """What came of it: the picks in order, the audits among them with their propensities, and how often the second member looked."""
+
+    picks: list[int]
+    audits: list[int]
+    second_looks: int
+    propensity: dict[int, float]
+
+    def take(self, verdicts: Sequence[Verdict[Look]]) -> None:
+        for verdict in verdicts:
+            if isinstance(verdict.decision, Keep):
+                self.picks.append(verdict.item.index)
+                if verdict.decision.audit:
+                    self.audits.append(verdict.item.index)
+                    self.propensity[verdict.item.index] = verdict.decision.reasons[0].propensity
