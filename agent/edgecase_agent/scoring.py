@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping
-from enum import StrEnum
 from types import MappingProxyType
 from typing import Final
 
@@ -12,20 +11,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edgecase_models.detections import Classes, Detections, Scores
+from edgecase_models.strategy import Strategy as Strategy  # noqa: PLC0414 (those who score take it from here)
 
 Calibration = Callable[[Scores, Classes], NDArray[np.floating]]
 """The probability that each candidate (score, class) is a true object, in [0, 1]."""
-
-
-class Strategy(StrEnum):
-    """Which measure orders the frames."""
-
-    LEAST_CONFIDENCE = "least_confidence"
-    MARGIN = "margin"
-    ENTROPY_MAX = "entropy_max"
-    ENTROPY_MEAN = "entropy_mean"
-    ENTROPY_SUM = "entropy_sum"
-    EDE = "ede"
 
 
 def identity(scores: Scores, classes: Classes) -> NDArray[np.floating]:  # noqa: ARG001
@@ -95,3 +84,6 @@ _MEASURES: Final[Mapping[Strategy, Callable[[Scores, float], float]]] = MappingP
         Strategy.ENTROPY_SUM: lambda scores, _: float(entropies(scores).sum()),
     }
 )
+
+MEASURED: Final = frozenset({Strategy.EDE, *_MEASURES})
+"""The strategies that `score` knows."""

@@ -2,39 +2,40 @@
 
 from __future__ import annotations
 
-import difflib
 import os
-import tomllib
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Any, Final
 
 import msgspec
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import Field, ValidationError
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
 from pydantic_settings.exceptions import SettingsError as SourceFailed
 
 from edgecase_agent.log import Level
-from edgecase_agent.scoring import Strategy
+from edgecase_models.config import ConfigError, first_fault, make_absolute, nearest, read_toml
+from edgecase_models.policy import CampaignPolicies, CommitteePolicy, Policy, Section, SelectionPolicy, known_fields
 
 PREFIX: Final = "EDGECASE_"
 _CLOUD_PREFIX: Final = "EDGECASE_CLOUD_"
-_PATHS: Final = (("data",), ("enrolment",), ("model", "bundle"), ("committee", "bundle"), ("source", "uri"))
+_PATHS: Final = (
+    ("data",),
+    ("enrolment",),
+    ("model", "bundle"),
+    ("committee", "bundle"),
+    ("source", "uri"),
+    ("telemetry", "file"),
+)
 
 DeviceId = Annotated[str, Field(pattern=r"^[a-z0-9_-]{1,64}$")]
-Share = Annotated[float, Field(ge=0, le=1)]
 
 
 class SettingsError(ValueError):
     """A setting that cannot be used: one line that names it and what may stand there."""
 
 
-class _Section(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False, protected_namespaces=())
-
-
-class SourceSettings(_Section):
+class SourceSettings(Section):
     """Where pictures come from."""
 
     uri: str = Field(
@@ -47,7 +48,7 @@ class SourceSettings(_Section):
     max_fps: float | None = Field(default=None, gt=0, le=1000, description="Pass over frames that come faster.")
 
 
-class ModelSettings(_Section):
+class ModelSettings(Section):
     """What looks at them."""
 
     bundle: Path = Field(
@@ -62,44 +63,17 @@ class ModelSettings(_Section):
     )
 
 
-class SelectionSettings(_Section):
-    """Which frames are worth a label; see `selection.Rules`."""
+class TelemetrySettings(Section):
+    """What the vehicle tells of itself, for the conditions of campaigns."""
 
-    strategy: Strategy = Field(default=Strategy.EDE, description="What makes a frame doubtful.")
-    window_s: float = Field(
-        default=10.0, ge=0, le=86_400, description="The most doubtful frames of each stretch of time are kept."
+    file: Path | None = Field(
+        default=None,
+        description="A JSON object that the vehicle's software replaces as a whole; none for no telemetry.",
     )
-    gap_s: float = Field(
-        default=1.0, ge=0, le=86_400, description="Frames kept for their score lie at least this far apart."
-    )
-    frames_per_hour: float = Field(default=60.0, ge=0, le=1e6, description="How many frames are kept.")
-    bytes_per_day: float = Field(default=200e6, ge=0, le=1e15, description="How many bytes of pictures are kept.")
-    audit_share: Share = Field(
-        default=0.25, description="Of the frames, how many are drawn at random whatever they score."
-    )
-    min_score: float = Field(
-        default=0.0, ge=0, description="A frame that scores no more than this is not kept for its score."
-    )
-    repeat_bits: int = Field(
-        default=4, ge=-1, le=64, description="How alike two pictures may be; -1 keeps repetitions."
-    )
-    repeat_levels: int = Field(default=6, ge=0, le=255, description="How alike in brightness.")
-    leaders: int = Field(default=8, ge=1, le=1000, description="Frames held in memory for one window.")
-    memory: int = Field(default=64, ge=0, le=10_000, description="Kept frames that new ones are compared with.")
-    seed: int = Field(default=0, ge=0, description="Makes the random picks repeatable.")
+    max_age_s: float = Field(default=2.0, gt=0, le=3600, description="Older than this it says nothing about a frame.")
 
 
-class CommitteeSettings(_Section):
-    """A second opinion on the doubtful frames."""
-
-    share: Share = Field(default=0.2, description="Of the frames, how many get it by rank; 0 for no committee.")
-    random_share: Share = Field(default=0.01, description="Of the others, how many get it by chance.")
-    bundle: Path | None = Field(
-        default=None, description="Another model as the second member. Left out: the same, half a stride shifted."
-    )
-
-
-class JpegSettings(_Section):
+class JpegSettings(Section):
     """How frames are encoded."""
 
     quality: int = Field(default=85, ge=30, le=100, description="Of the frames that are kept.")
@@ -108,14 +82,14 @@ class JpegSettings(_Section):
     )
 
 
-class SpoolSettings(_Section):
+class SpoolSettings(Section):
     """Where kept frames wait."""
 
     quota_bytes: int = Field(default=2_000_000_000, ge=1_000_000, description="Beyond it the least valuable frames go.")
     min_free_bytes: int = Field(default=256_000_000, ge=0, description="With less free disk the spool stops growing.")
 
 
-class UplinkSettings(_Section):
+class UplinkSettings(Section):
     """How they reach the cloud."""
 
     in_flight: int = Field(default=16, ge=1, le=100, description="Frames on their way at one time.")
@@ -130,7 +104,7 @@ class UplinkSettings(_Section):
     answer_timeout_s: float = Field(default=60.0, gt=0, le=3600, description="For the store's answer.")
 
 
-class UpdateSettings(_Section):
+class UpdateSettings(Section):
     """How new models arrive."""
 
     poll_s: float = Field(default=60.0, ge=1, le=86_400, description="How often the hub is asked; a poke asks at once.")
@@ -157,11 +131,13 @@ class AgentSettings(BaseSettings):
     enrolment: Path | None = Field(
         default=None, description="The folder from `edgecase-cloud device add`; without it nothing is sent."
     )
-    log_level: Level = "info"
+    log_level: Level = Field(default="info", description="How much is logged: debug, info, warning, error.")
     source: SourceSettings
     model: ModelSettings
-    selection: SelectionSettings = SelectionSettings()
-    committee: CommitteeSettings = CommitteeSettings()
+    selection: SelectionPolicy = SelectionPolicy()
+    committee: CommitteePolicy = CommitteePolicy()
+    campaigns: CampaignPolicies = ()
+    telemetry: TelemetrySettings = TelemetrySettings()
     jpeg: JpegSettings = JpegSettings()
     spool: SpoolSettings = SpoolSettings()
     uplink: UplinkSettings = UplinkSettings()
@@ -177,6 +153,11 @@ class AgentSettings(BaseSettings):
         file_secret_settings: PydanticBaseSettingsSource,  # noqa: ARG003
     ) -> tuple[PydanticBaseSettingsSource, ...]:
         return env_settings, init_settings
+
+    @property
+    def policy(self) -> Policy:
+        """What these settings tell the device about choosing frames."""
+        return Policy(name="settings", selection=self.selection, committee=self.committee, campaigns=self.campaigns)
 
 
 @dataclass(frozen=True)
@@ -203,12 +184,13 @@ class _DeviceFile(msgspec.Struct, frozen=True):
 def load_settings(path: Path) -> AgentSettings:
     """Read a device's settings, or raise `SettingsError` with one line."""
     content = {"data": "data", **_table(path)}
-    _make_absolute(content, path.absolute().parent)
+    make_absolute(content, _PATHS, path.absolute().parent)
     _check_environment(os.environ)
     try:
         return AgentSettings(**content)
     except ValidationError as error:
-        raise SettingsError(_first(error, content, path.name)) from error
+        faults = error.errors(include_url=False)
+        raise SettingsError(first_fault(faults, content, path.name, set(known_keys()), "the environment")) from error
     except SourceFailed as error:
         raise SettingsError(f"environment: {error}") from error
 
@@ -237,84 +219,27 @@ def load_enrolment(settings: AgentSettings) -> Enrolment | None:
     )
 
 
+def known_keys() -> Iterator[str]:
+    """Every key that may be set, as `section.key`."""
+    return (key for key, _ in known_fields(AgentSettings))
+
+
 def _table(path: Path) -> dict[str, Any]:
     try:
-        return tomllib.loads(path.read_bytes().decode("utf-8-sig"))
-    except OSError as error:
-        raise SettingsError(f"{path}: cannot be read ({error.strerror})") from error
-    except UnicodeDecodeError as error:
-        raise SettingsError(f"{path.name}: byte {error.start} is not UTF-8; save the file as UTF-8") from error
-    except (tomllib.TOMLDecodeError, RecursionError) as error:
-        raise SettingsError(f"{path.name}: not valid TOML: {error}") from error
-
-
-def _make_absolute(content: dict[str, Any], folder: Path) -> None:
-    for *sections, key in _PATHS:
-        table: Any = content
-        for section in sections:
-            table = table.get(section, {}) if isinstance(table, dict) else {}
-        value = table.get(key) if isinstance(table, dict) else None
-        if isinstance(value, str) and value and "://" not in value:
-            table[key] = str(folder / Path(value).expanduser())
-
-
-def known_keys(model: type[BaseModel] = AgentSettings, prefix: str = "") -> Iterator[str]:
-    """Every key that may be set, as `section.key`."""
-    for name, known in model.model_fields.items():
-        if isinstance(known.annotation, type) and issubclass(known.annotation, BaseModel):
-            yield from known_keys(known.annotation, f"{prefix}{name}.")
-        else:
-            yield prefix + name
+        return read_toml(path)
+    except ConfigError as error:
+        raise SettingsError(str(error)) from error
 
 
 def _check_environment(environment: Mapping[str, str]) -> None:
     """A variable that sets nothing is a mistake as much as a key that does; the library lets it pass."""
-    known = {PREFIX + key.replace(".", "__").upper() for key in known_keys()}
-    sections = {PREFIX + key.partition(".")[0].upper() for key in known_keys()}
+    known = {_variable(key) for key in known_keys()}
+    sections = {_variable(".".join(key.split(".")[:depth])) for key in known_keys() for depth in (1, 2)}
     for name, value in environment.items():
         ours = name.startswith(PREFIX) and not name.startswith(_CLOUD_PREFIX) and "__" in name
         if ours and value and name not in known | sections:
-            raise SettingsError(f"unknown variable {name} in the environment{_nearest(name, known)}")
+            raise SettingsError(f"unknown variable {name} in the environment{nearest(name, known)}")
 
 
-def _first(error: ValidationError, content: Mapping[str, Any], name: str) -> str:
-    """The first of the errors, in one line."""
-    found = error.errors(include_url=False)
-    first = found[0]
-    more = f" (and {len(found) - 1} more)" if len(found) > 1 else ""
-    key = ".".join(str(part) for part in first["loc"])
-    where = f"in {name}" if _contains(content, first["loc"]) else "in the environment"
-    if first["type"] == "extra_forbidden":
-        key = _first_leaf(key, first["input"])
-        return f'unknown key "{key}" {where}{_nearest(key, set(known_keys()))}{more}'
-    if first["type"] == "missing":
-        return f'"{key}" is missing in {name}{more}'
-    said = first["msg"][:1].lower() + first["msg"][1:]
-    return f'"{key}" {where}: {said}, not {_shown(first["input"])}{more}'
-
-
-def _contains(content: Any, location: tuple[int | str, ...]) -> bool:
-    for part in location:
-        if not isinstance(content, Mapping) or part not in content:
-            return False
-        content = content[part]
-    return True
-
-
-def _first_leaf(key: str, value: object) -> str:
-    while isinstance(value, Mapping) and value:
-        part, value = next(iter(value.items()))
-        key = f"{key}.{part}"
-    return key
-
-
-def _nearest(key: str, known: set[str]) -> str:
-    """A hint at the key that was meant: the same name elsewhere, or nearly the same."""
-    elsewhere = sorted(other for other in known if other.rpartition(".")[2] == key.rpartition(".")[2])
-    close = difflib.get_close_matches(key, known, n=1, cutoff=0.75) or elsewhere
-    return f'; did you mean "{close[0]}"?' if close else ""
-
-
-def _shown(value: object) -> str:
-    text = repr(value)
-    return text if len(text) <= 60 else f"{text[:57]}..."
+def _variable(key: str) -> str:
+    return PREFIX + key.replace(".", "__").upper()

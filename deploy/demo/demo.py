@@ -218,9 +218,11 @@ camera = "street"
 bundle = "{plan.starter / "starter.edgecase.tar"}"
 
 [selection]
-frames_per_hour = {kept_per_hour:.0f}
 window_s = 5.0
 gap_s = 0.5
+
+[selection.budget]
+frames_per_hour = {kept_per_hour:.0f}
 """
 
 

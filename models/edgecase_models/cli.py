@@ -1,4 +1,4 @@
-"""`edgecase-model`: pack, inspect, verify, evaluate and quantize a detector; render the simulated street."""
+"""`edgecase-model`: pack, inspect, verify, evaluate and quantize a detector; check a policy; render the simulated street."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated, NoReturn
 
 import typer
 
+from edgecase_models import policy_cli
 from edgecase_models.street.cli import render
 
 if TYPE_CHECKING:
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, help=__doc__)
 app.command("street")(render)
+app.add_typer(policy_cli.app, name="policy")
 
 PICTURES = (".jpg", ".jpeg", ".png")
 Json = Annotated[bool, typer.Option("--json", help="Print JSON for a script.")]

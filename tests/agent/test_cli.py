@@ -59,7 +59,7 @@ class Site:
         known = {
             "source": 'uri = "pictures"\nlive = false',
             "model": 'bundle = "model.tar"',
-            "selection": "window_s = 2\ngap_s = 0\nframes_per_hour = 3600\nrepeat_bits = -1",
+            "selection": "window_s = 2\ngap_s = 0\nrepeat_bits = -1\nbudget = { frames_per_hour = 3600 }",
             "spool": "min_free_bytes = 0",
             "uplink": "status_every_s = 0.2",
             "update": "poll_s = 1",

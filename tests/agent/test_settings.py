@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 import os
 from pathlib import Path
 
@@ -11,15 +12,16 @@ from hypothesis import given
 from hypothesis import settings as examples
 from hypothesis import strategies as st
 
+from edgecase_agent.assemble import rules_of
 from edgecase_agent.selection import Rules
 from edgecase_agent.settings import (
     AgentSettings,
-    SelectionSettings,
     SettingsError,
     known_keys,
     load_enrolment,
     load_settings,
 )
+from edgecase_models.policy import Policy, SecondMember, Trigger, known_fields
 
 LEAST = """
 [source]
@@ -80,6 +82,58 @@ def test_an_unknown_key_is_named_with_the_nearest_known_one(tmp_path: Path) -> N
     assert refused(tmp_path, "nonsense = 1\n" + LEAST) == 'unknown key "nonsense" in agent.toml'
 
 
+def test_the_budget_has_a_table_of_its_own_and_the_old_keys_name_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    budget = load(tmp_path, LEAST + "[selection.budget]\nframes_per_day = 40\n").selection.budget
+    assert [limit.name for limit in budget.each()] == ["frames_per_day", "bytes_per_day"]
+    said = refused(tmp_path, LEAST + "[selection]\nframes_per_hour = 30\n")
+    assert said == (
+        'unknown key "selection.frames_per_hour" in agent.toml; did you mean "selection.budget.frames_per_hour"?'
+    )
+    said = refused(tmp_path, LEAST + "[selection]\nbytes_per_day = 30\n")
+    assert 'did you mean "selection.budget.bytes_per_day"?' in said
+    monkeypatch.setenv("EDGECASE_SELECTION__BYTES_PER_DAY", "30")
+    assert 'did you mean "EDGECASE_SELECTION__BUDGET__BYTES_PER_DAY"?' in refused(tmp_path, LEAST)
+
+
+def test_the_environment_reaches_into_the_budget(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("EDGECASE_SELECTION__BUDGET__FRAMES_PER_HOUR", "7")
+    monkeypatch.setenv("EDGECASE_SELECTION__TRIGGERS", '["audit"]')
+    settings = load(tmp_path, LEAST + "[selection.budget]\nframes_per_hour = 30\nbytes_per_hour = 1e6\n")
+    assert (settings.selection.budget.frames_per_hour, settings.selection.budget.bytes_per_hour) == (7, 1e6)
+    assert settings.selection.triggers == (Trigger.AUDIT,)
+    monkeypatch.setenv("EDGECASE_SELECTION__BUDGET__FRAMES_PER_HOUR", "0")
+    said = refused(tmp_path, LEAST)
+    assert said.startswith('"selection.budget" in the environment: frames_per_hour = 0 lets no frame through')
+
+
+def test_the_settings_are_a_policy_and_are_checked_by_its_schema(tmp_path: Path) -> None:
+    campaign = "[[campaigns]]\nname = 'night'\nquota_per_day = 5\nwhen = 'luma < 40'\n"
+    policy = load(tmp_path, LEAST + "[selection]\ngap_s = 2\n" + campaign).policy
+    assert (policy.selection.gap_s, policy.campaigns[0].name) == (2, "night")
+    assert Policy.from_json(policy.to_json()) == policy
+    said = refused(tmp_path, LEAST + campaign.replace("luma", "lumma"))
+    assert said == (
+        '"campaigns[0].when" in agent.toml: at character 1, nothing is called "lumma"; did you mean "luma"?'
+    )
+    said = refused(tmp_path, LEAST + campaign.replace("quota_per_day", "quota_per_hour"))
+    assert said.startswith('"campaigns[0].quota_per_day" is missing in agent.toml')
+
+
+def test_the_campaigns_may_come_from_the_environment(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("EDGECASE_CAMPAIGNS", json.dumps([{"name": "night", "quota_per_day": 5, "when": "luma < 40"}]))
+    assert load(tmp_path, LEAST).campaigns[0].name == "night"
+    monkeypatch.setenv("EDGECASE_CAMPAIGNS", json.dumps([{"name": "Night", "quota_per_day": 5, "when": "luma < 40"}]))
+    assert refused(tmp_path, LEAST).startswith('"campaigns[0].name" in the environment: string should match')
+
+
+def test_a_bundle_of_the_committee_is_its_member_and_paths_are_relative(tmp_path: Path) -> None:
+    settings = load(tmp_path, LEAST + "[committee]\nbundle = 'b.tar'\n[telemetry]\nfile = 'vehicle.json'\n")
+    assert (settings.committee.member, settings.committee.bundle) == (SecondMember.BUNDLE, tmp_path / "b.tar")
+    assert settings.telemetry.file == tmp_path / "vehicle.json"
+
+
 def test_an_unknown_variable_is_named_with_the_nearest_known_one(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -114,6 +168,8 @@ def test_an_unknown_variable_is_named_with_the_nearest_known_one(
         ("device = 'Cam 1'" + LEAST, "string should match pattern '^[a-z0-9_-]{1,64}$', not 'Cam 1'"),
         (b"\xff\xfe\x00", "not UTF-8; save the file as UTF-8"),
         ("x = " + "[" * 10_000, "not valid TOML"),
+        ('"a\\nb\\u001b" = 1' + LEAST, 'unknown key "a�b�" in agent.toml'),
+        ("k" * 5000 + " = 1" + LEAST, "kkk..."),
         ("", '"source" is missing in agent.toml (and 1 more)'),
     ],
 )
@@ -146,17 +202,11 @@ def test_whatever_the_file_holds_there_is_nothing_but_settings_or_one_line(
 
 
 def test_every_key_says_what_it_is_for_and_the_selection_is_that_of_the_rules() -> None:
-    for name, section in AgentSettings.model_fields.items():
-        described = [section] if section.annotation is None else [section, *_fields(section.annotation)]
-        assert any(field.description for field in described) or name == "log_level", name
-    assert "selection.window_s" in set(known_keys())
+    for key, field in known_fields(AgentSettings):
+        assert field.description, key
+    assert {"selection.window_s", "log_level", "campaigns.when"} <= set(known_keys())
     rules = {field.name: field.default for field in dataclasses.fields(Rules)}
-    mirrored = {name: field.default for name, field in SelectionSettings.model_fields.items() if name != "strategy"}
-    assert mirrored == rules
-
-
-def _fields(annotation: object) -> list:
-    return list(getattr(annotation, "model_fields", {}).values())
+    assert dataclasses.asdict(rules_of(AgentSettings.model_fields["selection"].default)) == rules
 
 
 # ---- enrolment -----------------------------------------------------------------------------------------------------

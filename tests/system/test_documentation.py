@@ -11,9 +11,10 @@ import pytest
 from typer.main import get_command
 
 from edgecase_agent.cli import app as agent_app
-from edgecase_agent.settings import known_keys, load_settings
+from edgecase_agent.settings import AgentSettings, load_settings
 from edgecase_cloud.cli import app as cloud_app
 from edgecase_models.cli import app as model_app
+from edgecase_models.policy import known_fields
 
 ROOT = Path(__file__).parents[2]
 DOCUMENTS = sorted(
@@ -90,8 +91,8 @@ def test_the_readmes_configurations_are_accepted(tmp_path: Path) -> None:
 
 def test_the_readme_lists_every_configuration_key() -> None:
     text = (ROOT / "README.md").read_text()
-    table = dict(re.findall(r"^\| `([a-z_.]+)` \| (.*?) \|", text, re.MULTILINE))
-    assert set(table) == set(known_keys())
+    table = dict(re.findall(r"^\| `([a-z_.]+)` \| .*? \| (.*) \|$", text, re.MULTILINE))
+    assert table == {key: field.description for key, field in known_fields(AgentSettings)}
 
 
 def test_the_package_is_described_as_it_is() -> None:

@@ -28,7 +28,8 @@ def test_frames_of_a_motorway_reach_the_review_page_byte_for_byte(circle: Circle
         str(CLIP),
         bundle.path,
         source={"uri": str(CLIP), "camera": "motorway", "live": False, "max_fps": 5},
-        selection={"frames_per_hour": 3600, "window_s": 2.0, "gap_s": 0.5},
+        selection={"triggers": ["uncertainty", "audit"], "window_s": 2.0, "gap_s": 0.5},
+        **{"selection.budget": {"frames_per_hour": 3600}},
     )
     enrolled = agent.config.read_text()
     agent.config.write_text(enrolled.replace('enrolment = "enrolment"\n', ""))
@@ -37,7 +38,7 @@ def test_frames_of_a_motorway_reach_the_review_page_byte_for_byte(circle: Circle
     spooled = {file.stem: sha256_of(file) for file in (agent.folder / "data" / "spool" / "frames").glob("*.jpg")}
     assert len(spooled) > 3, "without a cloud the frames lie in the spool"
 
-    agent.config.write_text(enrolled.replace("frames_per_hour = 3600", "frames_per_hour = 0"))
+    agent.config.write_text(enrolled.replace('triggers = ["uncertainty", "audit"]', "triggers = []"))
     agent.start()
     assert agent.wait(120) == 0, agent.log.read_text()
     balance = agent.status()["balance"]
