@@ -15,8 +15,8 @@ from edgecase_models.detections import Detections
 class Look:
     """One frame of a labelled stream, as every selector sees it, with the truth beside it for the judge alone.
 
-    `index` counts from 0 in the stream, `at_s` is stream time. `seen` are the detections of the first pass, candidates down to 0.03; `second`
-    those of the same model on the input shifted by half a stride. `size_bytes` is that of the JPEG that would be sent.
+    `index` counts from 0 in the stream, `at_s` is stream time. `seen` are the detections of the first pass, candidates down to 0.03;
+    `second` those of the same model on the input shifted by half a stride. `size_bytes` is that of the JPEG that would be sent.
     `truth_boxes_xyxy_px` (M, 4), `truth_classes` (M,) and `truth_tracks` (M,), unique over the whole stream, are what is really there.
     """
 
