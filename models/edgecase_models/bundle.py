@@ -14,9 +14,10 @@ from typing import Annotated, Any, Final
 
 import msgspec
 import numpy as np
-from msgspec import Meta
+from msgspec import UNSET, Meta, UnsetType
 
 from edgecase_models.boxes import iou_matrix
+from edgecase_models.calibration import MAX_KNOTS, MAX_OFFSET, CalibrationError, CalibrationTable
 from edgecase_models.detections import Detections, DetectionsError
 from edgecase_models.detector import Detector, DetectorError, Rgb, Runtime, Thresholds
 
@@ -28,6 +29,9 @@ GOLDEN_IOU: Final = 0.9
 
 Name = Annotated[str, Meta(pattern=r"^[a-z0-9][a-z0-9._-]{0,63}\Z")]
 Sha256 = Annotated[str, Meta(pattern=r"^[0-9a-f]{64}\Z")]
+Share = Annotated[float, Meta(ge=0, le=1)]
+Count = Annotated[int, Meta(ge=1)]
+Curve = Annotated[list[Share], Meta(min_length=2, max_length=MAX_KNOTS)]
 
 
 class BundleError(ValueError):
@@ -72,6 +76,43 @@ class Member(msgspec.Struct, frozen=True):
     size_bytes: int
 
 
+class ManifestCalibration(msgspec.Struct, frozen=True, kw_only=True):
+    """See `calibration.CalibrationTable`; `offsets` and `quality` in the order of the classes."""
+
+    iou: Share
+    frames: Count
+    candidates: Count
+    knots: Curve
+    values: Curve
+    offsets: list[Annotated[float, Meta(ge=-MAX_OFFSET, le=MAX_OFFSET)]]
+    quality: list[Share]
+
+    @classmethod
+    def of(cls, table: CalibrationTable) -> ManifestCalibration:
+        """The table as the manifest carries it."""
+        return cls(
+            iou=table.iou,
+            frames=table.frames,
+            candidates=table.candidates,
+            knots=table.knots.tolist(),
+            values=table.values.tolist(),
+            offsets=table.offsets.tolist(),
+            quality=table.quality.tolist(),
+        )
+
+    def table(self) -> CalibrationTable:
+        """The table; `CalibrationError` where it is none."""
+        return CalibrationTable(
+            knots=np.array(self.knots),
+            values=np.array(self.values),
+            offsets=np.array(self.offsets),
+            quality=np.array(self.quality),
+            frames=self.frames,
+            candidates=self.candidates,
+            iou=self.iou,
+        )
+
+
 class Manifest(msgspec.Struct, frozen=True, kw_only=True):
     """The bundle's own description; `models/README.md` specifies it."""
 
@@ -87,6 +128,8 @@ class Manifest(msgspec.Struct, frozen=True, kw_only=True):
     license: str = ""
     metrics: dict[str, float] = {}
     tolerance: Tolerance = Tolerance()
+    # Left out where there is none, so that such a bundle keeps the bytes, and the digest, that it always had.
+    calibration: ManifestCalibration | UnsetType = UNSET
     files: dict[str, Member]
 
 
@@ -134,6 +177,12 @@ class Bundle:
         limits = self.manifest.thresholds
         return Thresholds(limits.candidate, limits.score, limits.iou)
 
+    @property
+    def calibration(self) -> CalibrationTable | None:
+        """What the model's scores are worth; None where nobody has measured it."""
+        given = self.manifest.calibration
+        return None if isinstance(given, UnsetType) else given.table()
+
     def model_bytes(self) -> bytes:
         """The ONNX file."""
         return self._member(MODEL)
@@ -176,6 +225,22 @@ class Bundle:
                     f"bundle {self.path}: golden picture {index}: {difference}; the model does not work on this machine"
                 )
 
+    def recalibrated(
+        self, out: Path, calibration: CalibrationTable, *, version: str, created_at: datetime | None = None
+    ) -> Bundle:
+        """The same model and golden pictures with this table, written to `out` as a new version whose parent is this bundle.
+
+        Raises `BundleError` where the table does not fit the classes, `version` is no such name, or the model fails its golden pictures.
+        """
+        manifest = msgspec.structs.replace(
+            self.manifest,
+            version=version,
+            created_at=created_at or _now(),
+            lineage=msgspec.structs.replace(self.manifest.lineage, parent_digest=self.digest),
+            calibration=ManifestCalibration.of(calibration),
+        )
+        return _write(manifest, {name: self._member(name) for name in (MODEL, GOLDEN)}, out)
+
     def _member(self, name: str) -> bytes:
         with tarfile.open(self.path, "r:") as tar:
             data = tar.extractfile(name)
@@ -195,11 +260,13 @@ def pack(
     metrics: dict[str, float] | None = None,
     license: str = "",  # noqa: A002 (the field's name in the manifest)
     names: Sequence[str] | None = None,
+    calibration: CalibrationTable | None = None,
     created_at: datetime | None = None,
 ) -> Bundle:
     """Make a bundle of an ONNX export and at least one golden picture (H, W, 3) uint8 RGB, all of one size.
 
-    The same arguments give the same bytes. Written under a temporary name and moved into place when it has been verified.
+    `calibration` must be of this very model, and have an offset and a quality for each of its classes. The same arguments give the same
+    bytes. Written under a temporary name and moved into place when it has been verified.
     """
     if not golden_pictures:
         raise BundleError("a bundle needs at least one golden picture, on which every device can check the model")
@@ -215,7 +282,7 @@ def pack(
     manifest = Manifest(
         name=name,
         version=version,
-        created_at=created_at or datetime.now(UTC).replace(microsecond=0),
+        created_at=created_at or _now(),
         classes=list(detector.names),
         input=Input(
             height_px=height_px, width_px=width_px, long_side_px=detector.long_side_px, stride_px=detector.stride_px
@@ -225,8 +292,24 @@ def pack(
         lineage=lineage,
         license=license,
         metrics=metrics or {},
+        calibration=UNSET if calibration is None else ManifestCalibration.of(calibration),
         files={key: Member(hashlib.sha256(data).hexdigest(), len(data)) for key, data in contents.items()},
     )
+    return _write(manifest, contents, out)
+
+
+def sha256_of(path: Path) -> str:
+    """The hex sha256 of a file's bytes."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _now() -> datetime:
+    return datetime.now(UTC).replace(microsecond=0)
+
+
+def _write(manifest: Manifest, contents: dict[str, bytes], out: Path) -> Bundle:
+    """Write the bundle beside `out` and give it its name when the model has passed its golden pictures."""
     text = msgspec.json.format(msgspec.json.encode(manifest), indent=1)
     _manifest(text, out)
     part = out.with_name(out.name + ".part")
@@ -244,12 +327,6 @@ def pack(
     finally:
         part.unlink(missing_ok=True)
     return Bundle.open(out)
-
-
-def sha256_of(path: Path) -> str:
-    """The hex sha256 of a file's bytes."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _members(tar: tarfile.TarFile, path: Path) -> dict[str, tarfile.TarInfo]:
@@ -282,7 +359,18 @@ def _manifest(text: bytes, path: Path) -> Manifest:
         Thresholds(limits.candidate, limits.score, limits.iou)
     except DetectorError as error:
         raise BundleError(f"bundle {path}: {error}") from error
+    if not isinstance(manifest.calibration, UnsetType):
+        _check_calibration(manifest.calibration, len(manifest.classes), path)
     return manifest
+
+
+def _check_calibration(calibration: ManifestCalibration, classes: int, path: Path) -> None:
+    try:
+        table = calibration.table()
+    except CalibrationError as error:
+        raise BundleError(f"bundle {path}: calibration: {error}") from error
+    if len(table.offsets) != classes:
+        raise BundleError(f"bundle {path}: calibration is of {len(table.offsets)} classes, the model has {classes}")
 
 
 def _verify_member(tar: tarfile.TarFile, info: tarfile.TarInfo, member: Member, path: Path) -> None:

@@ -1,13 +1,15 @@
-"""`edgecase-model`: pack, inspect, verify, evaluate and quantize a detector; render the simulated street."""
+"""`edgecase-model`: pack, inspect, verify, evaluate, calibrate and quantize a detector; render the simulated street."""
 
 from __future__ import annotations
 
 import json
 import sys
+import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, NoReturn
+from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 
 import typer
 
@@ -17,6 +19,7 @@ if TYPE_CHECKING:
     from rich.console import Console
 
     from edgecase_models.bundle import Bundle
+    from edgecase_models.calibration import CalibrationTable, HeldOut, Tally
     from edgecase_models.detector import Detector, Rgb
     from edgecase_models.evaluate import Evaluation
 
@@ -24,6 +27,7 @@ app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_
 app.command("street")(render)
 
 PICTURES = (".jpg", ".jpeg", ".png")
+WHITENING_PICTURES = 200
 Json = Annotated[bool, typer.Option("--json", help="Print JSON for a script.")]
 Threads = Annotated[int, typer.Option(min=1, help="Threads of one inference.")]
 
@@ -42,15 +46,21 @@ def pack(
     iou: Annotated[float, typer.Option(help="Suppress a box that a better one of its class overlaps by more.")] = 0.7,
     license: Annotated[str, typer.Option(help="The model's licence, as an SPDX id.")] = "",  # noqa: A002
     pictures: Annotated[int, typer.Option(min=1, max=32, help="How many golden pictures to take.")] = 2,
+    features: Annotated[
+        Path | None,
+        typer.Option(
+            help="A folder of pictures from the field: the model also gives its neck features, whitened on them."
+        ),
+    ] = None,
     as_json: Json = False,
 ) -> None:
     """Make a bundle: the model, its manifest, and golden pictures with what it sees in them."""
     from edgecase_models.bundle import pack as pack_bundle
     from edgecase_models.detector import Thresholds
 
-    with _one_line():
+    with _one_line(), tempfile.TemporaryDirectory() as folder:
         bundle = pack_bundle(
-            model,
+            model if features is None else _with_features(model, Path(folder) / "features.onnx", features),
             out,
             name=name,
             version=version,
@@ -111,6 +121,42 @@ def evaluate(
 
 
 @app.command()
+def calibrate(
+    bundle: Annotated[Path, typer.Argument(help="The bundle whose scores are to be calibrated.")],
+    data: Annotated[
+        Path, typer.Argument(help="A labelled folder in Ultralytics layout that the model was not trained on.")
+    ],
+    out: Annotated[Path, typer.Option(help="The bundle to write: the same model with its calibration table.")],
+    split: Annotated[str, typer.Option(help="The split to fit on: 100 pictures or more, 300 are plenty.")] = "val",
+    version: Annotated[str, typer.Option(help="The new bundle's version. Left out: the old one's and '-cal'.")] = "",
+    threads: Threads = 1,
+    as_json: Json = False,
+) -> None:
+    """Learn from labelled pictures how often a score is right, and store that in a new bundle."""
+    from rich.progress import track
+
+    from edgecase_models.bundle import Bundle
+    from edgecase_models.calibration import MIN_FRAMES, fit, held_out, observations, require_frames, tally
+    from edgecase_models.detector import Runtime
+    from edgecase_models.evaluate import Layout, samples_from_folder
+
+    with _one_line():
+        old = Bundle.open(bundle)
+        samples = samples_from_folder(data, split)
+        require_frames(len(samples), 2 * MIN_FRAMES)
+        detector = old.detector(Runtime(threads=threads))
+        shown = track(samples, "calibrating", disable=as_json or not sys.stderr.isatty(), console=_stderr())
+        observed = observations(detector, shown, Layout.read(data).names)
+        checked, table = held_out(observed, detector.names), fit(observed, detector.names)
+        new = old.recalibrated(out, table, version=version or f"{old.manifest.version}-cal")
+        tallies = tally(observed, detector.names)
+    if as_json:
+        _out(json.dumps(_calibration_json(new, table, checked, tallies)))
+    else:
+        _calibration_table(new, table, checked, tallies)
+
+
+@app.command()
 def quantize(
     model: Annotated[Path, typer.Argument(help="An ONNX export in float.")],
     out: Annotated[Path, typer.Argument(help="The int8 ONNX file to write.")],
@@ -140,7 +186,18 @@ def _detector(model: Path, threads: int) -> Detector:
     return Bundle.open(model).detector(runtime, CURVE_THRESHOLDS)
 
 
+def _with_features(model: Path, out: Path, pictures: Path) -> Path:
+    from rich.progress import track
+
+    from edgecase_models.features import add_features
+
+    samples = _pictures(pictures, limit=WHITENING_PICTURES)
+    add_features(model, out, track(samples, "whitening", disable=not sys.stderr.isatty(), console=_stderr()))
+    return out
+
+
 def _pictures(path: Path, limit: int = 1000) -> Iterator[Rgb]:
+    """At most `limit` pictures of a folder, spread evenly over it: neighbours are often alike."""
     import cv2
     import numpy as np
 
@@ -149,7 +206,7 @@ def _pictures(path: Path, limit: int = 1000) -> Iterator[Rgb]:
     files = [path] if path.is_file() else sorted(file for file in path.rglob("*") if file.suffix.lower() in PICTURES)
     if not files:
         raise BundleError(f"{path}: no {', '.join(PICTURES)} pictures here")
-    for file in files[:limit]:
+    for file in files[:: -(-len(files) // limit)]:
         pixels = cv2.imread(str(file), cv2.IMREAD_COLOR)
         if pixels is None:
             raise BundleError(f"{file}: not a readable picture")
@@ -194,6 +251,7 @@ def _show(bundle: Bundle, as_json: bool) -> None:
         "thresholds": f"detection from {limits.score}, candidate from {limits.candidate}, IoU {limits.iou}",
         "parent": manifest.lineage.parent_digest or "none",
         "dataset": manifest.lineage.dataset_id or "none",
+        "calibration": _calibration_line(bundle.calibration),
         "metrics": ", ".join(f"{key} {value:.3f}" for key, value in manifest.metrics.items()) or "none",
         "licence": manifest.license or "not stated",
         "size": f"{bundle.path.stat().st_size / 1e6:.1f} MB",
@@ -215,6 +273,47 @@ def _evaluation_table(evaluation: Evaluation) -> None:
         for key, row in group.items():
             table.add_row(key, f"{row.map50_95:.3f}", f"{row.map50:.3f}", str(row.count))
     _stdout().print(table)
+
+
+def _calibration_line(table: CalibrationTable | None) -> str:
+    return "none" if table is None else f"on {table.candidates:,} candidates of {table.frames:,} labelled frames"
+
+
+def _calibration_json(
+    bundle: Bundle, table: CalibrationTable, checked: HeldOut, tallies: dict[str, Tally]
+) -> dict[str, Any]:
+    return {
+        "digest": bundle.digest,
+        "version": bundle.manifest.version,
+        "frames": table.frames,
+        "candidates": table.candidates,
+        "held_out": asdict(checked),
+        "per_class": {
+            name: asdict(tally) | {"offset": round(offset, 4), "quality": round(quality, 4)}
+            for (name, tally), offset, quality in zip(
+                tallies.items(), table.offsets.tolist(), table.quality.tolist(), strict=True
+            )
+        },
+    }
+
+
+def _calibration_table(bundle: Bundle, table: CalibrationTable, checked: HeldOut, tallies: dict[str, Tally]) -> None:
+    from rich.table import Table
+
+    shown = Table("", "objects", "candidates", "true", "offset", "quality")
+    for (name, tally), offset, quality in zip(tallies.items(), table.offsets, table.quality, strict=True):
+        if tally.objects or tally.candidates:
+            counts = (str(count) for count in (tally.objects, tally.candidates, tally.hits))
+            shown.add_row(name, *counts, f"{offset:+.2f}", f"{quality:.2f}")
+    _stdout().print(shown)
+    _out(
+        f"calibration error (D-ECE) on {checked.frames} frames held out: "
+        f"{checked.error_before:.4f} as it comes, {checked.error_after:.4f} calibrated"
+    )
+    _out(
+        f"✓ {bundle.path}: {bundle.manifest.name} {bundle.manifest.version} {bundle.digest[:12]}, "
+        f"calibrated {_calibration_line(table)}"
+    )
 
 
 @contextmanager

@@ -11,6 +11,8 @@ from numpy.typing import NDArray
 Boxes = NDArray[np.float32]
 Scores = NDArray[np.float32]
 Classes = NDArray[np.int32]
+Probabilities = NDArray[np.float32]
+Features = NDArray[np.float32]
 
 
 class DetectionsError(ValueError):
@@ -23,11 +25,16 @@ class Detections:
 
     `boxes_xyxy_px` (N, 4) float32 in pixels of the picture the camera gave, `scores` (N,) float32 in [0, 1], `classes` (N,)
     int32 indices into the model's class names. Boxes are finite with x1 <= x2 and y1 <= y2; anything else raises `DetectionsError`.
+
+    `probabilities` (N, C) float32 in [0, 1]: each candidate's probability of each class, None where the head gives only the best one.
+    `features` (D,) float32, finite: the whole picture's pooled neck features, None where the model has no output for them.
     """
 
     boxes_xyxy_px: Boxes
     scores: Scores
     classes: Classes
+    probabilities: Probabilities | None = None
+    features: Features | None = None
 
     def __post_init__(self) -> None:
         boxes = np.array(self.boxes_xyxy_px, np.float32, order="C")
@@ -47,9 +54,13 @@ class Detections:
                 raise DetectionsError("a box ends before it begins")
             if classes.min() < 0:
                 raise DetectionsError("a class index is negative")
-        for name, array in (("boxes_xyxy_px", boxes), ("scores", scores), ("classes", classes)):
-            array.flags.writeable = False
-            object.__setattr__(self, name, array)
+        self._freeze("boxes_xyxy_px", boxes)
+        self._freeze("scores", scores)
+        self._freeze("classes", classes)
+        if self.probabilities is not None:
+            self._freeze("probabilities", _checked_probabilities(self.probabilities, classes))
+        if self.features is not None:
+            self._freeze("features", _checked_features(self.features))
 
     def __len__(self) -> int:
         return int(self.scores.shape[0])
@@ -75,4 +86,31 @@ class Detections:
         return self[self.scores >= score]
 
     def __getitem__(self, keep: NDArray[np.bool_] | NDArray[np.intp]) -> Detections:
-        return Detections(self.boxes_xyxy_px[keep], self.scores[keep], self.classes[keep])
+        """Those that `keep` picks; the features are the picture's and stay."""
+        probabilities = None if self.probabilities is None else self.probabilities[keep]
+        return Detections(self.boxes_xyxy_px[keep], self.scores[keep], self.classes[keep], probabilities, self.features)
+
+    def _freeze(self, name: str, array: NDArray[np.generic]) -> None:
+        array.flags.writeable = False
+        object.__setattr__(self, name, array)
+
+
+def _checked_probabilities(probabilities: Probabilities, classes: Classes) -> Probabilities:
+    table = np.array(probabilities, np.float32, order="C")
+    if table.ndim != 2 or len(table) != len(classes):
+        raise DetectionsError(f"probabilities {table.shape} are not (N, C) for {len(classes)} detections")
+    if len(classes):
+        if classes.max() >= table.shape[1]:
+            raise DetectionsError(f"class {classes.max()} is not among {table.shape[1]} probabilities")
+        if not (table.min() >= 0 and table.max() <= 1):  # neither holds where one is NaN
+            raise DetectionsError("a probability is not in [0, 1]")
+    return table
+
+
+def _checked_features(features: Features) -> Features:
+    vector = np.array(features, np.float32)
+    if vector.ndim != 1 or not len(vector):
+        raise DetectionsError(f"features {vector.shape} are not (D,)")
+    if not np.isfinite(vector).all():
+        raise DetectionsError("a feature is not finite")
+    return vector

@@ -15,11 +15,15 @@ import onnxruntime as ort
 from numpy.typing import NDArray
 
 from edgecase_models.boxes import PAD_VALUE, Letterbox, nms_per_class, rectangle_for
-from edgecase_models.detections import Boxes, Detections, Scores
+from edgecase_models.detections import Boxes, Classes, Detections, Features, Probabilities, Scores
 
 Rgb = NDArray[np.uint8]
 MAX_DETECTIONS: Final = 300
 MAX_CANDIDATES: Final = 3000
+FEATURES: Final = "features"
+"""The name of the optional second output, (1, D): the picture's pooled neck features. `features.add_features` adds it to an export."""
+
+_Rows = tuple[Boxes, Scores, Classes, Probabilities | None]
 
 
 class DetectorError(ValueError):
@@ -91,6 +95,7 @@ class Detector:
     """An Ultralytics detection export: raw head (1, 4+C, A) or end-to-end (1, N, 6), fixed or dynamic shape, fp32, fp16 or int8.
 
     Class names, stride and size come from the file's own metadata. Boxes and scores agree with Ultralytics' `predict` on the same file.
+    `feature_count` is the length D of the features that the model gives beside its detections, None where it gives none.
     Not thread-safe: input buffers are kept and written again.
     """
 
@@ -116,7 +121,12 @@ class Detector:
         fixed = isinstance(shape[2], int) and isinstance(shape[3], int)
         self.input_hw_px: tuple[int, int] | None = (shape[2], shape[3]) if fixed else None
         self.long_side_px = max(self.input_hw_px) if self.input_hw_px else _long_side(metadata)
-        self.end2end = _is_end2end(self._session.get_outputs()[0].shape, metadata, len(self.names), self._label)
+        head, *others = self._session.get_outputs()
+        self.end2end = _is_end2end(head.shape, metadata, len(self.names), self._label)
+        self.feature_count = next(
+            (_feature_count(each.shape, self._label) for each in others if each.name == FEATURES), None
+        )
+        self._outputs = [head.name] if self.feature_count is None else [head.name, FEATURES]
         self._buffers: dict[tuple[object, ...], NDArray[Any]] = {}
         self.stages_ms = StagesMs()
 
@@ -131,9 +141,10 @@ class Detector:
         letterbox = replace(self.letterbox(picture), mirrored=mirrored)
         tensor = self.tensor(picture, letterbox, shift_px)
         ready = perf_counter()
-        output = self._session.run(None, {self.input_name: tensor})[0][0]
+        outputs = self._session.run(self._outputs, {self.input_name: tensor})
         done = perf_counter()
-        detections = self._decode(np.asarray(output, np.float32), letterbox, shift_px)
+        features = outputs[1][0] if len(outputs) > 1 else None
+        detections = self._decode(np.asarray(outputs[0][0], np.float32), letterbox, shift_px, features)
         self.stages_ms = StagesMs((ready - start) * 1e3, (done - ready) * 1e3, (perf_counter() - done) * 1e3)
         return detections
 
@@ -173,21 +184,26 @@ class Detector:
             self._buffers[key] = np.full((1, 3, *box.input_hw_px), PAD_VALUE / 255, self._dtype)
         return self._buffers[key]
 
-    def _decode(self, output: NDArray[np.float32], letterbox: Letterbox, shift_px: int) -> Detections:
-        boxes, scores, classes = self._end2end_rows(output) if self.end2end else self._raw_rows(output)
+    def _decode(
+        self, output: NDArray[np.float32], letterbox: Letterbox, shift_px: int, features: Features | None
+    ) -> Detections:
+        boxes, scores, classes, probabilities = self._end2end_rows(output) if self.end2end else self._raw_rows(output)
         sound = np.isfinite(boxes).all(axis=1) & (scores <= 1)
         if not sound.all():
             boxes, scores, classes = boxes[sound], scores[sound], classes[sound]
+            probabilities = None if probabilities is None else probabilities[sound]
         boxes = letterbox.to_picture(boxes, shift_px)
         boxes[:, 2:] = np.maximum(boxes[:, 2:], boxes[:, :2])
-        return Detections(boxes, scores, classes)
+        if features is not None and not np.isfinite(features).all():
+            features = None  # the boxes may still be sound
+        return Detections(boxes, scores, classes, probabilities, features)
 
-    def _end2end_rows(self, output: NDArray[np.float32]) -> tuple[Boxes, Scores, NDArray[np.int32]]:
+    def _end2end_rows(self, output: NDArray[np.float32]) -> _Rows:
         rows = output[output[:, 4] > self.thresholds.candidate]
         rows = rows[np.argsort(-rows[:, 4], kind="stable")][:MAX_DETECTIONS]
-        return rows[:, :4], rows[:, 4], rows[:, 5].astype(np.int32)
+        return rows[:, :4], rows[:, 4], rows[:, 5].astype(np.int32), None
 
-    def _raw_rows(self, output: NDArray[np.float32]) -> tuple[Boxes, Scores, NDArray[np.int32]]:
+    def _raw_rows(self, output: NDArray[np.float32]) -> _Rows:
         best = output[4:].max(axis=0)
         anchors = np.flatnonzero(best > self.thresholds.candidate)
         if len(anchors) > MAX_CANDIDATES:
@@ -199,9 +215,12 @@ class Detector:
         boxes = np.concatenate([centre - half, centre + half], axis=1)
         finite = np.isfinite(boxes).all(axis=1)
         if not finite.all():
+            columns = columns[:, finite]
             boxes, scores, classes = boxes[finite], scores[finite], classes[finite]
         keep = nms_per_class(boxes, scores, classes, self.thresholds.iou, MAX_DETECTIONS)
-        return boxes[keep], scores[keep], classes[keep]
+        # Only the kept ones are copied: at most 300 of up to 3000. No class exceeds the best, so 0 is the only bound to hold.
+        probabilities = np.maximum(columns[4:, keep], 0).T
+        return boxes[keep], scores[keep], classes[keep], probabilities
 
 
 def _session(model: Path | bytes, runtime: Runtime, label: str) -> ort.InferenceSession:
@@ -260,6 +279,12 @@ def _is_end2end(shape: Sequence[object], metadata: dict[str, str], classes: int,
     raise DetectorError(
         f"{label}: output {list(shape)} is neither a raw head (1, {4 + classes}, anchors) for {classes} classes nor end-to-end (1, N, 6)"
     )
+
+
+def _feature_count(shape: Sequence[object], label: str) -> int:
+    if len(shape) == 2 and (shape[0] == 1 or not isinstance(shape[0], int)) and isinstance(shape[1], int):
+        return shape[1]
+    raise DetectorError(f"{label}: output {FEATURES!r} {list(shape)} is not (1, D)")
 
 
 def _checked_hw(picture: Rgb) -> tuple[int, int]:

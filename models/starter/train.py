@@ -1,7 +1,8 @@
-"""Makes the starter detector: renders simulated streets by day, trains a small network from scratch, measures and exports it.
+"""Makes the starter detector: renders simulated streets by day, trains a small network from scratch, measures, exports and calibrates it.
 
     python models/starter/train.py --work build/starter            # about an hour of one core
     python models/starter/train.py --work build/starter --only measure,export
+    python models/starter/train.py --work build/starter --only calibrate
 
 Nothing is downloaded: the network starts from random weights. It needs the extra `train` (Ultralytics, AGPL-3.0).
 """
@@ -30,9 +31,11 @@ SCALE = [0.5, 0.1875, 768]
 """Depth, width and most channels, in place of YOLO11n's 0.5, 0.25, 1024."""
 
 TRAIN_SEEDS, VAL_SEEDS, DRIFT_SEEDS = range(1000, 1300), range(5000, 5030), range(6000, 6040)
-"""Streets for training, for the measures below, and for trying out a fine-tune; no street is in two of them."""
+"""Streets for training, for the measures below, and for trying out a fine-tune and calibrating; no street is in two of them."""
 
-DAY_PICTURES, DUSK_PICTURES, VAL_PICTURES = 3060, 540, 120
+DAY_PICTURES, DUSK_PICTURES, VAL_PICTURES, CALIBRATION_PICTURES = 3060, 540, 120, 320
+
+STEPS = "render,train,measure,export,pack,calibrate"
 
 RECIPE: dict[str, Any] = {
     "epochs": 25,
@@ -180,13 +183,51 @@ def pack(onnx: Path) -> Path:
     return bundle.path
 
 
+def calibrate(work: Path) -> Path:
+    """The packed bundle once more, with an output of features and a calibration table, both from streets by day and at dusk.
+
+    The model knows such light: what its scores are worth is learnt without seeing a drift.
+    """
+    from edgecase_models.bundle import Bundle
+    from edgecase_models.bundle import pack as pack_bundle
+    from edgecase_models.calibration import fit, held_out, observations
+    from edgecase_models.evaluate import samples_from_folder
+    from edgecase_models.features import add_features
+
+    folder = work / "calibration"
+    if not (folder / "data.yaml").exists():
+        shutil.rmtree(folder, ignore_errors=True)
+        planned = plan_samples(CALIBRATION_PICTURES, DRIFT_SEEDS, ["day", "dusk"], spacing_s=7.0)
+        print(render_dataset(folder, planned, "val"), flush=True)
+    samples = samples_from_folder(folder, "val")
+    packed = Bundle.open(HERE / "starter.edgecase.tar")
+    detector = packed.detector()
+    onnx = work / "starter.onnx"
+    onnx.write_bytes(packed.model_bytes())
+    if detector.feature_count is None:
+        add_features(onnx, onnx, (sample.rgb() for sample in samples))
+    observed = observations(detector, samples, detector.names)
+    print("held out:", held_out(observed, detector.names), flush=True)
+    manifest = packed.manifest
+    bundle = pack_bundle(
+        onnx,
+        packed.path,
+        name=manifest.name,
+        version=manifest.version,
+        golden_pictures=packed.golden().pictures,
+        thresholds=packed.thresholds,
+        license=manifest.license,
+        calibration=fit(observed, detector.names),
+        created_at=manifest.created_at,
+    )
+    return bundle.path
+
+
 def main() -> None:
     """Run the steps that are asked for, in order."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--work", type=Path, default=Path("build/starter"), help="where pictures and runs go")
-    parser.add_argument(
-        "--only", default="render,train,measure,export,pack", help="steps, of render,train,measure,export,pack"
-    )
+    parser.add_argument("--only", default=STEPS, help=f"steps, of {STEPS}")
     parser.add_argument("--epochs", type=int, default=RECIPE["epochs"])
     parser.add_argument(
         "--bf16", action=argparse.BooleanOptionalAction, default=False, help="for CPUs with AVX512-BF16"
@@ -205,6 +246,8 @@ def main() -> None:
         print("exported:", export(HERE / "starter.pt"))
     if "pack" in steps:
         print("packed:", pack(HERE / "starter.onnx"))
+    if "calibrate" in steps:
+        print("calibrated:", calibrate(work))
 
 
 if __name__ == "__main__":

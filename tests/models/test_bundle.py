@@ -4,6 +4,7 @@ import contextlib
 import io
 import json
 import tarfile
+from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -12,9 +13,20 @@ import numpy as np
 import pytest
 
 from edgecase_models.bundle import MANIFEST, MODEL, Bundle, BundleError, Lineage, pack
+from edgecase_models.calibration import CalibrationTable
 from edgecase_models.detector import Thresholds
 
 MADE = datetime(2026, 1, 2, 3, 4, 5, tzinfo=UTC)
+
+
+TABLE = CalibrationTable(
+    knots=np.array([0.0, 1 / 3, 0.9]),
+    values=np.array([0.0, 0.1, 0.8]),
+    offsets=np.array([0.0, -1.25]),
+    quality=np.array([0.5, 0.2]),
+    frames=100,
+    candidates=1000,
+)
 
 
 @pytest.fixture
@@ -139,7 +151,67 @@ def test_a_bundle_needs_golden_pictures_of_one_size(tmp_path: Path, tiny: Path, 
             pack(tiny, tmp_path / "out.tar", name="x", version="1", golden_pictures=pictures)
 
 
+def test_a_bundle_carries_its_calibration(tmp_path: Path, tiny: Path, squares: np.ndarray) -> None:
+    opened = Bundle.open(make(tmp_path / "calibrated.tar", tiny, squares, calibration=TABLE).path)
+    found = opened.calibration
+    assert found is not None
+    for name in ("knots", "values", "offsets", "quality", "frames", "candidates", "iou"):
+        assert np.array_equal(getattr(found, name), getattr(TABLE, name)), name
+    opened.verify_golden()
+
+
+def test_a_bundle_without_calibration_keeps_its_bytes(bundle: Bundle) -> None:
+    assert bundle.calibration is None
+    with tarfile.open(bundle.path) as tar:
+        assert b"calibration" not in tar.extractfile(MANIFEST).read()
+
+
+def test_recalibrating_makes_a_child_of_the_same_model(tmp_path: Path, bundle: Bundle) -> None:
+    child = bundle.recalibrated(tmp_path / "child.tar", TABLE, version="2", created_at=MADE)
+    assert (child.manifest.name, child.manifest.version) == ("tiny", "2")
+    assert child.manifest.lineage.parent_digest == bundle.digest
+    assert child.manifest.files == bundle.manifest.files
+    assert child.calibration is not None
+    assert bundle.calibration is None
+    with pytest.raises(BundleError, match="manifest cannot be read"):
+        bundle.recalibrated(tmp_path / "odd.tar", TABLE, version="../2")
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["child.tar", "tiny.edgecase.tar"]
+
+
+def test_a_table_of_other_classes_is_refused(tmp_path: Path, tiny: Path, squares: np.ndarray) -> None:
+    table = replace(TABLE, offsets=np.zeros(3), quality=np.zeros(3))
+    with pytest.raises(BundleError, match="calibration is of 3 classes, the model has 2"):
+        make(tmp_path / "odd.tar", tiny, squares, calibration=table)
+
+
+@pytest.mark.parametrize(
+    ("change", "told"),
+    [
+        ({"knots": [0.0, 0.9, 0.5]}, "knots must increase"),
+        ({"knots": [0.0, 0.5, 1.5]}, "manifest cannot be read"),
+        ({"values": [0.0, 0.9, 0.5]}, "values must not decrease"),
+        ({"values": [0.0, 0.9]}, "as many values"),
+        ({"values": []}, "manifest cannot be read"),
+        ({"knots": list(np.linspace(0, 1, 21)), "values": [0.5] * 21}, "manifest cannot be read"),
+        ({"offsets": [0.0, 99.0]}, "manifest cannot be read"),
+        ({"offsets": [0.0]}, "1 offsets and 2 qualities"),
+        ({"quality": [0.5, "high"]}, "manifest cannot be read"),
+        ({"iou": 0.0}, "iou must lie in"),
+        ({"frames": 0}, "manifest cannot be read"),
+    ],
+)
+def test_a_wrong_calibration_is_refused(
+    tmp_path: Path, tiny: Path, squares: np.ndarray, change: dict, told: str
+) -> None:
+    calibrated = make(tmp_path / "calibrated.tar", tiny, squares, calibration=TABLE)
+    manifest = manifest_of(calibrated)
+    manifest["calibration"] |= change
+    with pytest.raises(BundleError, match=told):
+        Bundle.open(rewrite(calibrated, tmp_path / "wrong.tar", {MANIFEST: json.dumps(manifest).encode()}))
+
+
 def test_the_golden_bundle_of_version_1_still_opens_and_verifies() -> None:
     golden = Bundle.open(Path(__file__).parents[1] / "golden" / "bundle-v1.edgecase.tar")
+    assert golden.calibration is None
     assert golden.manifest.format == "edgecase-bundle/1"
     golden.verify_golden()

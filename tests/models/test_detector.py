@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
@@ -129,6 +130,89 @@ def test_a_model_that_is_no_such_detector_is_refused(tmp_path: Path, options: di
     pytest.importorskip("onnx", reason="onnx comes with [train]")
     with pytest.raises(DetectorError, match=told):
         Detector(tiny_detector(tmp_path / "odd.onnx", **options))
+
+
+def test_a_raw_head_tells_every_classs_probability(tiny: Path, squares: np.ndarray) -> None:
+    yellowish = squares.copy()
+    yellowish[32:48, 16:32] = (255, 51, 0)
+    detections = Detector(tiny).detect(yellowish)
+    assert detections.probabilities is not None
+    assert detections.probabilities.shape == (2, 2)
+    rows = np.arange(2)
+    assert detections.probabilities[rows, detections.classes] == pytest.approx(detections.scores)
+    assert detections.probabilities[rows, 1 - detections.classes] == pytest.approx(0, abs=1e-6)
+    assert Detector(tiny).detect(np.zeros_like(squares)).probabilities.shape == (0, 2)
+
+
+def test_probabilities_are_of_the_boxes_beside_them(tmp_path: Path) -> None:
+    """Among many candidates of which suppression keeps some: each kept row is its own box's."""
+    pytest.importorskip("onnx", reason="onnx comes with [train]")
+    from support.necked_onnx import necked_detector
+
+    chance = np.random.default_rng(2)
+    cells = np.zeros((8, 8, 3))
+    cells[..., 0], cells[..., 1] = chance.uniform(60, 250, (8, 8)), chance.uniform(0, 50, (8, 8))
+    picture = np.kron(cells, np.ones((16, 16, 1))).astype(np.uint8)
+    detections = Detector(necked_detector(tmp_path / "necked.onnx")).detect(picture)
+    assert len(detections) == 64
+    column, row = (detections.boxes_xyxy_px[:, :2] // 16).astype(int).T
+    red, green = picture[row * 16, column * 16, 0] / 255, picture[row * 16, column * 16, 1] / 255
+    assert detections.probabilities[:, 0] == pytest.approx(0.9 * (red - green), abs=0.01)
+    assert (np.diff(detections.scores) <= 0).all()
+
+
+def test_an_end_to_end_head_gives_no_probabilities(tmp_path: Path, squares: np.ndarray) -> None:
+    pytest.importorskip("onnx", reason="onnx comes with [train]")
+    assert Detector(tiny_detector(tmp_path / "e2e.onnx", end2end=True)).detect(squares).probabilities is None
+
+
+def with_output(model: Path, out: Path, name: str, *, invalid: bool = False, rank: int = 2) -> Path:
+    """The model with the picture's mean colour as a further output; `invalid` takes the root of its negative."""
+    import onnx
+    from onnx import helper
+
+    proto = onnx.load(model)
+    kind = proto.graph.input[0].type.tensor_type.elem_type
+    steps: list[tuple[str, dict[str, Any]]] = [("GlobalAveragePool", {})]
+    if rank == 2:
+        steps.append(("Flatten", {"axis": 1}))
+    if invalid:
+        steps += [("Neg", {}), ("Sqrt", {})]
+    last = "images"
+    for step, attributes in steps:
+        proto.graph.node.append(helper.make_node(step, [last], [f"{name}_{step}"], **attributes))
+        last = f"{name}_{step}"
+    proto.graph.node[-1].output[0] = name
+    proto.graph.output.append(helper.make_tensor_value_info(name, kind, [1, 3] if rank == 2 else [1, 3, 1, 1]))
+    onnx.save(proto, out)
+    return out
+
+
+@pytest.mark.parametrize("options", [{}, {"end2end": True}, {"half": True}], ids=str)
+def test_an_output_named_features_comes_with_the_detections(tmp_path: Path, squares: np.ndarray, options: dict) -> None:
+    pytest.importorskip("onnx", reason="onnx comes with [train]")
+    plain = tiny_detector(tmp_path / "plain.onnx", **options)
+    detector = Detector(with_output(plain, tmp_path / "features.onnx", "features"))
+    assert detector.feature_count == 3
+    seen = detector.detect(squares)
+    assert seen.features == pytest.approx(squares.mean(axis=(0, 1)) / 255, abs=1e-3)
+    assert seen.boxes_xyxy_px == pytest.approx(Detector(plain).detect(squares).boxes_xyxy_px)
+    other = Detector(with_output(plain, tmp_path / "other.onnx", "attention"))
+    assert other.feature_count is None
+    assert other.detect(squares).features is None
+
+
+def test_features_that_are_no_numbers_are_left_out(tmp_path: Path, tiny: Path, squares: np.ndarray) -> None:
+    pytest.importorskip("onnx", reason="onnx comes with [train]")
+    seen = Detector(with_output(tiny, tmp_path / "odd.onnx", "features", invalid=True)).detect(squares)
+    assert seen.features is None
+    assert len(seen) == 2
+
+
+def test_features_of_another_shape_are_refused(tmp_path: Path, tiny: Path) -> None:
+    pytest.importorskip("onnx", reason="onnx comes with [train]")
+    with pytest.raises(DetectorError, match=r"'features' \[1, 3, 1, 1\] is not \(1, D\)"):
+        Detector(with_output(tiny, tmp_path / "odd.onnx", "features", rank=4))
 
 
 @pytest.mark.parametrize(
