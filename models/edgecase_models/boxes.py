@@ -15,10 +15,7 @@ PAD_VALUE = 114
 
 def iou_matrix(a_xyxy: Boxes, b_xyxy: Boxes) -> NDArray[np.float32]:
     """Intersection over union of every pair: (N, 4) and (M, 4) give (N, M). A box without area overlaps nothing."""
-    corner_low = np.maximum(a_xyxy[:, None, :2], b_xyxy[None, :, :2])
-    corner_high = np.minimum(a_xyxy[:, None, 2:], b_xyxy[None, :, 2:])
-    sides = np.clip(corner_high - corner_low, 0, None)
-    shared = sides[..., 0] * sides[..., 1]
+    shared = _common(a_xyxy[:, 0::2], b_xyxy[:, 0::2]) * _common(a_xyxy[:, 1::2], b_xyxy[:, 1::2])
     union = _areas(a_xyxy)[:, None] + _areas(b_xyxy)[None, :] - shared
     overlap: NDArray[np.float32] = np.divide(shared, union, out=np.zeros_like(shared), where=union > 0)
     return overlap
@@ -39,6 +36,13 @@ def nms_per_class(
     return np.asarray(kept, np.intp)[:limit]
 
 
+def _common(a: NDArray[np.float32], b: NDArray[np.float32]) -> NDArray[np.float32]:
+    """The length (N, M) that intervals (N, 2) and (M, 2) share. One axis at a time: numpy is slow on rows of two."""
+    length: NDArray[np.float32] = np.minimum(a[:, 1, None], b[:, 1]) - np.maximum(a[:, 0, None], b[:, 0])
+    np.maximum(length, 0, out=length)
+    return length
+
+
 def _areas(boxes_xyxy: Boxes) -> NDArray[np.float32]:
     area: NDArray[np.float32] = (boxes_xyxy[:, 2] - boxes_xyxy[:, 0]) * (boxes_xyxy[:, 3] - boxes_xyxy[:, 1])
     return area
@@ -49,7 +53,7 @@ class Letterbox:
     """How a picture of `picture_hw_px` lies in a model's input of `input_hw_px`: scaled to `inner_hw_px`, then padded.
 
     The aspect ratio is kept and the padding split evenly, the odd pixel going below and to the right; the same geometry as Ultralytics'
-    `LetterBox`, so that its exports see what they saw in training.
+    `LetterBox`, so that its exports see what they saw in training. `mirrored`: the picture lies there with left and right exchanged.
     """
 
     picture_hw_px: tuple[int, int]
@@ -57,6 +61,7 @@ class Letterbox:
     inner_hw_px: tuple[int, int]
     top_px: int
     left_px: int
+    mirrored: bool = False
 
     @classmethod
     def fit(cls, picture_hw_px: tuple[int, int], input_hw_px: tuple[int, int], *, even: bool = False) -> Letterbox:
@@ -73,12 +78,14 @@ class Letterbox:
         return cls(picture_hw_px, input_hw_px, inner, top, left)
 
     def to_picture(self, boxes_xyxy: Boxes, shift_px: int = 0) -> Boxes:
-        """Boxes (N, 4) in input pixels, moved back by `shift_px`, in picture pixels and clipped to the picture."""
+        """Boxes (N, 4) in input pixels, moved and mirrored back, in picture pixels and clipped to the picture."""
         height, width = self.picture_hw_px
         scale = np.array([width / self.inner_hw_px[1], height / self.inner_hw_px[0]] * 2, np.float32)
         offset = np.array([self.left_px + shift_px, self.top_px + shift_px] * 2, np.float32)
         limit = np.array([width, height] * 2, np.float32)
         moved: Boxes = np.clip((boxes_xyxy - offset) * scale, 0, limit)
+        if self.mirrored:
+            moved[:, [0, 2]] = width - moved[:, [2, 0]]
         return moved
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import ast
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from time import perf_counter
 from typing import Any, Final
@@ -130,14 +130,15 @@ class Detector:
         self._buffers: dict[tuple[object, ...], NDArray[Any]] = {}
         self.stages_ms = StagesMs()
 
-    def detect(self, picture: Rgb | Planes, *, shift_px: int = 0) -> Detections:
+    def detect(self, picture: Rgb | Planes, *, shift_px: int = 0, mirrored: bool = False) -> Detections:
         """What is in the picture, candidates included, best first and at most 300.
 
         `picture` is (H, W, 3) uint8 RGB or `Planes`. `shift_px` moves the content that many input pixels right and down before the
-        run and the boxes back after it: a second opinion of the same model. Raises `DetectorError` for another shape or type.
+        run and the boxes back after it, `mirrored` exchanges left and right likewise: second opinions of the same model. Raises
+        `DetectorError` for another shape or type.
         """
         start = perf_counter()
-        letterbox = self.letterbox(picture)
+        letterbox = replace(self.letterbox(picture), mirrored=mirrored)
         tensor = self.tensor(picture, letterbox, shift_px)
         ready = perf_counter()
         outputs = self._session.run(self._outputs, {self.input_name: tensor})
@@ -164,6 +165,8 @@ class Detector:
             small = picture
         else:
             small = np.asarray(cv2.resize(picture, (width, height), interpolation=cv2.INTER_LINEAR), np.uint8)
+        if box.mirrored:
+            small = np.asarray(cv2.flip(small, 1), np.uint8)
         top, left = box.top_px + shift_px, box.left_px + shift_px
         rows, columns = min(height, box.input_hw_px[0] - top), min(width, box.input_hw_px[1] - left)
         tensor = self._buffer(box, shift_px)

@@ -1,5 +1,7 @@
 """Overlap, suppression and the letterbox agree with their definitions, and with torchvision where it is installed."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from hypothesis import given
@@ -44,6 +46,13 @@ def test_a_box_comes_back_from_the_letterbox(height: int, width: int, even: bool
     assert inner_height <= 384
     assert inner_width <= 640
     assert not even or (inner_height % 2 == 0 and inner_width % 2 == 0)
+
+
+def test_a_mirrored_box_comes_back_to_its_own_side_and_stays_in_order() -> None:
+    letterbox = replace(Letterbox.fit((100, 200), (64, 64)), mirrored=True)  # a scale of 0.32, 16 rows of padding above
+    boxes = np.array([[0, 16, 16, 32], [40, 16, 80, 48]], np.float32)
+    assert letterbox.to_picture(boxes) == pytest.approx(np.array([[150, 0, 200, 50], [0, 0, 75, 100]]))
+    assert letterbox.to_picture(boxes + 8, 8) == pytest.approx(letterbox.to_picture(boxes))
 
 
 @pytest.mark.parametrize(

@@ -1,5 +1,6 @@
 """A detector gives boxes in the camera's own pixels, whatever the export, and says clearly what it cannot run."""
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -58,6 +59,22 @@ def test_planes_of_odd_size_come_back_as_their_picture() -> None:
     picture = Planes(padded.y[:31, :45], padded.u, padded.v).rgb()
     assert picture.shape == rgb.shape
     assert np.abs(picture.astype(int) - rgb).max() <= 3
+
+
+@pytest.mark.parametrize("of", [np.asarray, planes_of])
+def test_a_mirrored_view_gives_boxes_where_they_are(tiny: Path, squares: np.ndarray, of: Callable) -> None:
+    detector = Detector(tiny)
+    mirrored = detector.detect(of(squares), mirrored=True)
+    assert mirrored.boxes_xyxy_px == pytest.approx(detector.detect(of(squares)).boxes_xyxy_px)
+    seen = detector.detect(of(np.ascontiguousarray(squares[:, ::-1])))
+    assert mirrored.scores == pytest.approx(seen.scores)
+    assert mirrored.boxes_xyxy_px[:, 0] == pytest.approx(128 - seen.boxes_xyxy_px[:, 2])
+
+
+def test_a_mirrored_view_leaves_the_cameras_picture_as_it_was(tiny: Path, squares: np.ndarray) -> None:
+    before = squares.copy()
+    Detector(tiny).detect(squares, mirrored=True)
+    assert (squares == before).all()
 
 
 def test_a_shifted_view_gives_boxes_where_they_are(tiny: Path, squares: np.ndarray) -> None:
