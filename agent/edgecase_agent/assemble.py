@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import os
 import threading
 import time
@@ -18,21 +17,17 @@ from edgecase_agent.slots import SlotError, Slots
 from edgecase_agent.spool import DiskFull, Spool
 from edgecase_agent.spool_open import SpoolError
 from edgecase_models import wire
-from edgecase_models.policy import SecondMember, SelectionPolicy
-from edgecase_models.strategy import Strategy, Trigger
 
 if TYPE_CHECKING:
     from edgecase_agent.mqtt import MqttLink
     from edgecase_agent.running import RunningModel
-    from edgecase_agent.selection import Rules
     from edgecase_agent.uplink import Uplink
-    from edgecase_agent.watch import Committee, Watch
+    from edgecase_agent.watch import Watch
     from edgecase_models.detector import Runtime
 
 _REPORT_S = 1.0
 _LAST_UPLOADS_S = 3.0
 _DISK_FULL_S = 5.0
-_MOST_BYTES_PER_DAY = 1e15
 
 log = structlog.get_logger()
 
@@ -43,64 +38,44 @@ FATAL: tuple[type[Exception], ...] = (SettingsError, SpoolError)
 
 def fatal_to_watch() -> tuple[type[Exception], ...]:
     """The same for the loop that looks; only that one pays for loading what they belong to."""
+    from edgecase_agent.rules import RulesError
     from edgecase_agent.running import ModelError
-    from edgecase_agent.selection import RulesError
     from edgecase_agent.source import SourceError
     from edgecase_models.bundle import BundleError
     from edgecase_models.detector import DetectorError
+    from edgecase_models.policy import PolicyError
 
-    return (*FATAL, SlotError, SourceError, ModelError, RulesError, BundleError, DetectorError)
+    return (*FATAL, SlotError, SourceError, ModelError, PolicyError, RulesError, BundleError, DetectorError)
 
 
 def a_watch(settings: AgentSettings, spool: Spool) -> Watch:
-    """Source, model, selection and committee as configured."""
+    """Source, model, judge and sink as configured."""
     from edgecase_agent import watch_status
+    from edgecase_agent.by_policy import a_judge, rules_of
+    from edgecase_agent.running import OtherSlot
     from edgecase_agent.selection import Selection
     from edgecase_agent.source import open_source
+    from edgecase_agent.telemetry import Telemetry
     from edgecase_agent.watch import Shot, Watch, WatchOptions
     from edgecase_models.detector import Runtime
 
     state = settings.data / status.STATE
     state.mkdir(parents=True, exist_ok=True)
     runtime = Runtime(settings.model.threads, settings.model.spinning, settings.model.providers)
-    selection: Selection[Shot] = Selection(rules_of(settings.selection), watch_status.read_selection(state))
     model = a_model(settings, runtime)
     source = open_source(settings.source.uri, live=settings.source.live, max_fps=settings.source.max_fps)
     options = WatchOptions(
         camera=settings.source.camera,
-        strategy=settings.selection.strategy,
         jpeg_quality=settings.jpeg.quality,
         jpeg_sample_every=settings.jpeg.sample_every,
     )
-    committee = a_committee(settings, runtime)
-    return Watch(source, model, selection, spool, state, options, committee)
-
-
-def rules_of(chosen: SelectionPolicy) -> Rules:
-    """What the policy says, in the words of `selection.Rules`; `SettingsError` for what cannot be said in them.
-
-    Without a trigger that picks by score no score is high enough, without the audit nothing is drawn, without either nothing is kept.
-    """
-    from edgecase_agent.scoring import MEASURED
-    from edgecase_agent.selection import Rules
-
-    if chosen.strategy not in MEASURED:
-        raise SettingsError(
-            f'selection.strategy = "{chosen.strategy}": this version measures {", ".join(sorted(MEASURED))}'
-        )
-    limits = {limit.name: limit.amount for limit in chosen.budget.each()}
-    foreign = sorted(limits.keys() - {"frames_per_hour", "bytes_per_day"})
-    if foreign:
-        raise SettingsError(f"selection.budget.{foreign[0]}: this version holds frames_per_hour and bytes_per_day")
-    ranks, draws = chosen.may_pick(Trigger.UNCERTAINTY), chosen.may_pick(Trigger.AUDIT)
-    same = ("window_s", "gap_s", "repeat_bits", "repeat_levels", "leaders", "memory", "seed")
-    return Rules(
-        **{name: getattr(chosen, name) for name in same},
-        frames_per_hour=limits["frames_per_hour"] if ranks or draws else 0,
-        bytes_per_day=limits.get("bytes_per_day", _MOST_BYTES_PER_DAY),
-        audit_share=chosen.audit_share if draws else 0,
-        min_score=chosen.min_score if ranks else math.inf,
-    )
+    other = OtherSlot(Slots(settings.data / "slots"), runtime)
+    selection = Selection(rules_of(settings.policy), watch_status.read_selection(state), Shot.compact)
+    judge = a_judge(settings.policy, selection, runtime, settings.device or "", other.current)
+    told = settings.telemetry
+    if told.file is None:
+        return Watch(source, model, judge, spool, state, options)
+    return Watch(source, model, judge, spool, state, options, Telemetry(told.file, told.max_age_s).facts)
 
 
 def a_model(settings: AgentSettings, runtime: Runtime) -> RunningModel:
@@ -119,25 +94,6 @@ def a_model(settings: AgentSettings, runtime: Runtime) -> RunningModel:
         log.error("model cannot be loaded; the one before it runs", digest=active.digest, reason=str(error))  # noqa: TRY400
         set_apart(settings.data / status.STATE, active.digest, active.release, str(error))
         return RunningModel(BundleSlot(slots, runtime))
-
-
-def a_committee(settings: AgentSettings, runtime: Runtime) -> Committee | None:
-    """The second member, or None where there is to be none."""
-    from edgecase_agent.committee import Cascade, Independent, Shifted
-    from edgecase_agent.watch import Committee
-    from edgecase_models.bundle import Bundle
-
-    chosen, strategy = settings.committee, settings.selection.strategy
-    if strategy is not Strategy.EDE and "share" in chosen.model_fields_set and chosen.share:
-        raise SettingsError(
-            f'a committee refines "ede": set committee.share = 0, or selection.strategy to it, not "{strategy}"'
-        )
-    if strategy is not Strategy.EDE or not chosen.share:
-        return None
-    if chosen.member not in {SecondMember.SHIFTED, SecondMember.BUNDLE}:
-        raise SettingsError(f'committee.member = "{chosen.member}": this version has shifted and bundle')
-    member = Shifted() if chosen.bundle is None else Independent(Bundle.open(chosen.bundle).detector(runtime))
-    return Committee(Cascade(chosen.share, chosen.random_share, seed=settings.selection.seed), member)
 
 
 def watch(settings: AgentSettings, stopped: threading.Event) -> None:

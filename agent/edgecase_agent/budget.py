@@ -350,6 +350,12 @@ class Purse:
         """How many frames may be kept now, if they cost what frames cost of late; a fraction below 1 says how near the next one is."""
         return self._headroom(self._usual)
 
+    @property
+    def frames_per_s(self) -> float:
+        """How many frames a second the limits allow in the long run, if they cost what frames cost of late; infinite without a limit."""
+        rates = [(limit.parts_per_s, self._usual[limit.currency]) for limit, _ in self._spread]
+        return min((rate / usual for rate, usual in rates if usual), default=math.inf)
+
     def state(self) -> PurseState:
         """What a restart goes on from."""
         return PurseState(

@@ -1,10 +1,10 @@
-"""What is thought of one frame: scored, followed from the frames before it, shown to a second member where it is doubtful, put to the selection."""
+"""What is thought of one frame: scored, followed from the frames before, seen again where it is doubtful, put to the selection."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime
 from functools import partial
 from types import MappingProxyType
@@ -32,7 +32,7 @@ T = TypeVar("T")
 Stage = Callable[[str], AbstractContextManager[object]]
 
 CUE_WEIGHT: Final = 0.3
-"""What a track's cue counts beside an expected error: measured, it finds more of the severe failures and costs nothing (Bengar et al. 2019)."""
+"""What a track's cue counts beside an expected error: it finds more of the severe failures, and costs nothing (Bengar et al. 2019)."""
 
 MATCHES: Final = MappingProxyType({Trigger.MISSED: 0.5, Trigger.DISAGREEMENT: 1.0, Trigger.NOVELTY: 0.25})
 """From which value on a trigger holds: half an object, one object that only one member reports, cos < 0.5 to every kept frame."""
@@ -77,7 +77,7 @@ class Shown(Generic[T]):
     captured_at: datetime
     hw_px: tuple[int, int]
     camera: str = ""
-    telemetry: Facts = MappingProxyType({})
+    telemetry: Facts = field(default_factory=lambda: MappingProxyType({}))
     fingerprint: Callable[[], Fingerprint] | None = None
 
 
@@ -131,7 +131,7 @@ class Judge(Generic[T]):
         self._chance = selection.chance
 
     def judge(self, shown: Shown[T], model: Judging, detections: Detections, stage: Stage = nullcontext) -> Judged:
-        """Judge a frame that `model` saw; raises `ValueError` where its score is no number. `stage` times the parts: score, second, select."""
+        """Judge a frame that `model` saw. `stage` times the parts: score, second, select. Raises `ValueError` where its score is no number."""
         at_s = shown.captured_at.timestamp()
         with stage("score"):
             sighting = self._tracks.update(detections, model.operating_point, at_s, shown.hw_px)
@@ -205,7 +205,9 @@ class Judge(Generic[T]):
             values[Trigger.NOVELTY] = self.selection.novelty(detections.features)
         called = [trigger.value for trigger in self._callers if values.get(trigger, 0.0) >= MATCHES[trigger]]
         called += self._campaigning(shown, model, detections, values, doubt)
-        errors, tracks = _with_cues(doubt.errors, doubt.tracks, cues) if self._counts_errors else (doubt.errors, doubt.tracks)
+        errors, tracks = (
+            _with_cues(doubt.errors, doubt.tracks, cues) if self._counts_errors else (doubt.errors, doubt.tracks)
+        )
         return Candidate(
             item=shown.item,
             errors=errors,

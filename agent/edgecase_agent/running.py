@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Protocol
 
 import structlog
 
 from edgecase_agent.committee import Detecting
-from edgecase_agent.scoring import Calibration, identity
+from edgecase_agent.scoring import Calibration, ClassWeights, difficulty_weights, identity
 from edgecase_agent.slots import Slots
-from edgecase_models.bundle import Bundle
-from edgecase_models.detector import Runtime
+from edgecase_models.bundle import Bundle, BundleError
+from edgecase_models.detector import Detector, Runtime
 
 log = structlog.get_logger()
 
@@ -26,7 +28,7 @@ class ModelError(ValueError):
 @dataclass(frozen=True, eq=False, slots=True)
 class Model:
     """A loaded detector with its identity. `operating_point`: the score from which a detection is reported; `calibration`: what its
-    scores are worth.
+    scores are worth; `difficulty` (C,): what an error in each class counts by PPAL, None where nobody has measured it.
     """
 
     detector: Detecting
@@ -35,6 +37,7 @@ class Model:
     operating_point: float
     release: int = 0
     calibration: Calibration = identity
+    difficulty: ClassWeights | None = None
 
 
 class ModelSlot(Protocol):
@@ -68,7 +71,51 @@ class BundleSlot:
         if bundle.digest != active.digest:
             raise ModelError(f"bundle {active.path}: its digest is {bundle.digest[:12]}…, not {active.digest[:12]}…")
         detector = bundle.detector(self._runtime)
-        return Model(detector, bundle.digest, detector.names, bundle.thresholds.score, active.release)
+        return model_of(bundle, detector, active.release)
+
+
+class OtherSlot:
+    """The model in the slot that does not run: a candidate that waits, or what ran before. Loaded when it is first asked for."""
+
+    def __init__(self, slots: Slots, runtime: Runtime = Runtime(), look_every_s: float = 30.0) -> None:
+        self._slots = slots
+        self._runtime = runtime
+        self._look_every_s = look_every_s
+        self._next_s = -math.inf
+        self._seen: object = None
+        self._model: Model | None = None
+
+    def current(self) -> Model | None:
+        """None where there is none or it cannot run, which is logged once."""
+        if time.monotonic() >= self._next_s:
+            self._next_s = time.monotonic() + self._look_every_s
+            path = self._slots.idle()
+            found = None if path is None else (path, path.stat().st_mtime_ns)
+            if found != self._seen:
+                self._seen, self._model = found, None if path is None else self._loaded(path)
+        return self._model
+
+    def _loaded(self, path: Path) -> Model | None:
+        try:
+            bundle = Bundle.open(path)
+            return model_of(bundle, bundle.detector(self._runtime), 0)
+        except BundleError as error:
+            log.warning("the other slot's model gives no second opinion", reason=str(error))
+            return None
+
+
+def model_of(bundle: Bundle, detector: Detector, release: int = 0) -> Model:
+    """A bundle that was loaded, with what it says of its scores and classes."""
+    table = bundle.calibration
+    return Model(
+        detector,
+        bundle.digest,
+        detector.names,
+        bundle.thresholds.score,
+        release,
+        identity if table is None else table,
+        None if table is None else difficulty_weights(table.quality),
+    )
 
 
 class RunningModel:

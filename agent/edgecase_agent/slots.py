@@ -56,6 +56,11 @@ class Slots:
         record = self._record()
         return None if record is None else self._slot(record)
 
+    def idle(self) -> Path | None:
+        """The bundle in the slot that does not run; None where there is none."""
+        path = self._folder / _other(self._record()) / BUNDLE
+        return path if path.is_file() else None
+
     def part(self) -> Path:
         """Where the next bundle is written: in the idle slot, on the same disk as its final name."""
         folder = self._folder / _other(self._record())

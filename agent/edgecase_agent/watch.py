@@ -92,8 +92,7 @@ class Shot:
 
     def compact(self) -> Shot:
         """The frame itself, encoded now and without its pixels: to be held for long."""
-        assert self.jpeg and self.thumbnail, "a picture has both"
-        self._picture = None
+        self._jpeg, self._thumbnail, self._picture = self.jpeg, self.thumbnail, None
         return self
 
     def meta(self, camera: str, keep: Keep[Shot]) -> FrameMeta:

@@ -21,6 +21,8 @@ from edgecase_models.detections import Detections
 from edgecase_models.detector import StagesMs
 from edgecase_models.strategy import Strategy
 
+UNSEEN = 16 / 384
+RULES = Rules(window_s=24.0, gap_s=2.2, leaders=24)
 EPOCH = datetime(2026, 1, 1, tzinfo=UTC)
 
 
@@ -41,18 +43,25 @@ class _Played:
         raise AssertionError("every pass was recorded")
 
 
-class _SecondPass:
-    """The recorded pass over the shifted input, with the part of the picture that it saw."""
+def second_view(look: Look) -> View:
+    """The recorded pass over the shifted input, with the part of the picture that it saw.
 
-    def __init__(self, played: _Played, unseen_px: float) -> None:
+    The starter's input is 384 pixels wide, and half a stride of them left it at the right.
+    """
+    assert look.second is not None, "the stream was recorded in two passes"
+    height, width = look.hw_px
+    return View(look.second, (0.0, 0.0, width * (1 - UNSEEN), float(height)))
+
+
+class _SecondPass:
+    """The second member, played back."""
+
+    def __init__(self, played: _Played) -> None:
         self._played = played
-        self._unseen_px = unseen_px
 
     def look(self, picture: Picture, incumbent: Detecting) -> View:
-        look = self._played.look
-        assert look is not None and look.second is not None
-        height, width = look.hw_px
-        return View(look.second, (0.0, 0.0, width - self._unseen_px, float(height)))
+        assert self._played.look is not None, "a first pass went before"
+        return second_view(self._played.look)
 
 
 @dataclass(frozen=True)
@@ -69,12 +78,11 @@ class Ours:
     """The whole of it under one set of rules. `rules.budget` is put in by `pick`."""
 
     name: str = "edgecase"
-    rules: Rules = Rules(window_s=24.0, gap_s=2.2, leaders=24)
+    rules: Rules = RULES
     calibration: Calibration = identity
     strategy: Strategy = Strategy.EDE
     committee: bool = True
     share: float = 0.2
-    unseen_px: float = 16 / 0.6
     streaming: bool = True
 
     def pick(self, stream: Stream, budget: int, rng: np.random.Generator) -> list[int]:
@@ -87,7 +95,7 @@ class Ours:
         empty = SelectionState(purse=PurseState(at_s=EPOCH.timestamp(), credit={"frames": 0.0}))
         selection: Selection[Look] = Selection(rules, empty)
         played = _Played(stream.names)
-        committee = Committee(Cascade(self.share, 0.01, seed=seed, compute_share=0.2), _SecondPass(played, self.unseen_px))
+        committee = Committee(Cascade(self.share, 0.01, seed=seed, compute_share=0.2), _SecondPass(played))
         judge = Judge(selection, self.strategy, committee if self.committee else None)
         model = _Model(played, stream.names, stream.operating_point, self.calibration)
         run = Run([], [], 0, {})
@@ -96,7 +104,9 @@ class Ours:
             played.look = look
             at = EPOCH + timedelta(seconds=look.at_s)
             at_s = at.timestamp()
-            shown = Shown(look, np.zeros((0, 0, 3), np.uint8), at, look.hw_px, fingerprint=lambda look=look: look.fingerprint)
+            shown = Shown(
+                look, np.zeros((0, 0, 3), np.uint8), at, look.hw_px, fingerprint=lambda look=look: look.fingerprint
+            )
             judged = judge.judge(shown, model, look.seen)
             run.second_looks += judged.second_look
             run.take(selection.close(at_s, lambda item: item.size_bytes))

@@ -61,7 +61,9 @@ def street_scenes(seed: int, scenes: int = SCENES) -> list[Scene]:
 
 def street_stream(seed: int, bundle: Path = STARTER) -> Stream:
     """The street stream `seed` through the bundle's detector; made once, on all cores."""
-    key = hashlib.sha256(f"{_FORMAT} {sha256_of(bundle)} {_digest_of(_STREET)} {CONDITIONS} {SCENES} {FRAMES_PER_SCENE}".encode())
+    key = hashlib.sha256(
+        f"{_FORMAT} {sha256_of(bundle)} {_digest_of(_STREET)} {CONDITIONS} {SCENES} {FRAMES_PER_SCENE}".encode()
+    )
     path = CACHE / f"street-{seed}-{key.hexdigest()[:12]}.pickle"
     if path.exists():
         with path.open("rb") as file:
