@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 import threading
 import time
 from collections.abc import Callable
@@ -20,7 +21,7 @@ from edgecase_agent.fingerprint import fingerprint
 from edgecase_agent.frames import FrameMeta, boot_id, new_frame_id
 from edgecase_agent.latest import Nothing, feed_of
 from edgecase_agent.running import Model, RunningModel
-from edgecase_agent.scoring import Strategy, is_sound, score
+from edgecase_agent.scoring import Novelty, Strategy, is_sound, score
 from edgecase_agent.selection import Candidate, Keep, Selection, Skip
 from edgecase_agent.source import Frame, Source
 from edgecase_agent.spool import Put, PutResult, SpoolError
@@ -141,6 +142,8 @@ class Watch:
         self._state = state
         self._options = options
         self._committee = committee
+        self._novelty = Novelty()
+        self._chance = random.Random(0)  # noqa: S311 (a sample, not a secret)
         self._clock = clock
         self._stages = Stages()
         self._took_ms: dict[str, float] = {}
@@ -157,7 +160,8 @@ class Watch:
         """Take a frame, look at it, judge it. Raises what the source raises, and `StorageFailed` of a disk that cannot be trusted."""
         start = perf_counter()
         taken = self._feed.take(self._options.patience_s)
-        self._model.poll()
+        if self._model.poll():
+            self._novelty.forget()
         if isinstance(taken, Frame):
             self._took_ms = {"wait": (perf_counter() - start) * 1e3}
             self._now_s = taken.captured_at.timestamp()
@@ -208,7 +212,14 @@ class Watch:
             stages = model.detector.stages_ms
             self._took_ms |= {"pre": stages.pre, "run": stages.run, "post": stages.post}
             with self._stage("score"):
-                first = score(detections, model.operating_point, self._options.strategy, model.calibration)
+                first = score(
+                    detections,
+                    model.operating_point,
+                    self._options.strategy,
+                    model.calibration,
+                    memory=self._novelty,
+                    chance=self._chance,
+                )
             value, strategy, reasons = self._second_look(frame, model, detections, first)
         except Exception as error:  # noqa: BLE001 (one frame, or a model that errs at times, must not end the loop)
             self._failed(frame, error)
@@ -229,14 +240,16 @@ class Watch:
         self, frame: Frame, model: Model, detections: Detections, first: float
     ) -> tuple[float, str, tuple[wire.Reason, ...]]:
         """The score that counts, the name of what it measures, and what else the committee said."""
-        committee = self._committee
-        asked = committee.cascade.judge(first) if committee is not None and is_sound(first) else None
+        committee, took_ms = self._committee, self._took_ms
+        first_ms = took_ms["pre"] + took_ms["run"] + took_ms["post"]
+        asked = committee.cascade.judge(first, first_ms) if committee is not None and is_sound(first) else None
         if committee is None or asked is None:
             return first, self._options.strategy.value, ()
         self._status.second_looks += 1
         with self._stage("second"):
             view = committee.member.look(frame.picture, model.detector)
             found = disagreement(detections, view, model.operating_point, model.calibration)
+        committee.cascade.looked(took_ms["second"])
         reasons = (
             wire.Reason("ede", first, 0.0),
             wire.Reason("disagreement", float(found.hard), 0.0, asked.propensity),
@@ -281,6 +294,8 @@ class Watch:
     def _keep(self, shot: Shot, keep: Keep) -> None:
         self._status.selected += 1
         self._status.audited += keep.audit
+        if shot.detections.features is not None:
+            self._novelty.remember(shot.detections.features)
         with self._stage("encode"):
             meta, jpeg = shot.meta(self._options.camera, keep), shot.jpeg
         strategies = [reason.strategy for reason in keep.reasons]

@@ -438,10 +438,27 @@ def test_a_committee_with_another_strategy_is_refused(clip: Path, tmp_path: Path
         a_watch(open_source(str(clip)), tmp_path, options=options, committee=Committee(Cascade(), Shifted()))
 
 
-@pytest.mark.parametrize("strategy", list(Strategy))
+@pytest.mark.parametrize("strategy", sorted(set(Strategy) - {Strategy.NOVELTY, Strategy.DIFFICULTY_ENTROPY}))
 def test_every_strategy_can_order_the_frames(clip: Path, tmp_path: Path, strategy: Strategy) -> None:
     sink = Collected()
     options = replace(OPTIONS, strategy=strategy)
     rules = replace(EAGER, audit_share=0)
     finished(a_watch(open_source(str(clip)), tmp_path, sink=sink, options=options, rules=rules))
     assert {meta.reasons[0].strategy for _, meta in sink.frames} == {strategy.value}
+
+
+def test_a_measure_that_leaves_all_boxes_out_keeps_no_frame(clip: Path, tmp_path: Path) -> None:
+    """PPAL counts none of up to 16 pixels a side, and the tiny detector has no others."""
+    sink = Collected()
+    options = replace(OPTIONS, strategy=Strategy.DIFFICULTY_ENTROPY)
+    status = finished(
+        a_watch(open_source(str(clip)), tmp_path, sink=sink, options=options, rules=replace(EAGER, audit_share=0))
+    )
+    assert (status.frames_failed, len(sink.frames)) == (0, 0)
+
+
+def test_novelty_of_a_model_without_features_is_told_and_no_frame_is_kept_for_it(clip: Path, tmp_path: Path) -> None:
+    options = replace(OPTIONS, strategy=Strategy.NOVELTY)
+    status = finished(a_watch(open_source(str(clip)), tmp_path, options=options))
+    assert status.frames_failed == status.frames_seen
+    assert "the model gives no features" in status.problem
