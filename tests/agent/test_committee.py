@@ -340,6 +340,18 @@ def test_the_flipped_member_sees_the_same_objects_at_their_own_place(
         assert np.abs(one[:, 2:].max(axis=0) - other[:, 2:].max(axis=0)).max() <= cell_px
 
 
+def test_the_flipped_member_looks_at_the_mirrored_picture() -> None:
+    detector = Detector(GOLDEN)
+    picture = cv2.resize(
+        squares(2), (200, 300), interpolation=cv2.INTER_NEAREST
+    )  # cells cut it differently from the right
+    view = Flipped().look(picture, detector).detections
+    mirrored = detector.detect(np.ascontiguousarray(picture[:, ::-1]))
+    assert view.scores == pytest.approx(mirrored.scores)
+    assert view.boxes_xyxy_px[:, 0] == pytest.approx(200 - mirrored.boxes_xyxy_px[:, 2])
+    assert view.boxes_xyxy_px[0].tolist() != pytest.approx(detector.detect(picture).boxes_xyxy_px[0].tolist())
+
+
 def test_an_independent_members_probabilities_are_those_of_the_incumbents_classes() -> None:
     says = sure_of((0, (0.1, 0.6, 0.2)), (50, (0.7, 0.3, 0.1)), (100, (0.1, 0.2, 0.5)))
     other = Scripted(("tram", "person", "car"), says)
