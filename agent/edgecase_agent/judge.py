@@ -45,6 +45,9 @@ class Judging(Protocol):
     def detector(self) -> Detecting: ...
 
     @property
+    def digest(self) -> str: ...
+
+    @property
     def names(self) -> tuple[str, ...]: ...
 
     @property
@@ -126,6 +129,7 @@ class Judge(Generic[T]):
         self._campaigns = campaigns
         self._callers = tuple(trigger for trigger in MATCHES if trigger in triggers)
         self._device = device
+        self._digest = ""
         self._tracks = Tracks()
         self._ranks = Ranks()
         self._chance = selection.chance
@@ -133,6 +137,9 @@ class Judge(Generic[T]):
     def judge(self, shown: Shown[T], model: Judging, detections: Detections, stage: Stage = nullcontext) -> Judged:
         """Judge a frame that `model` saw. `stage` times the parts: score, second, select. Raises `ValueError` where its score is no number."""
         at_s = shown.captured_at.timestamp()
+        if model.digest != self._digest:
+            self._digest = model.digest
+            self.selection.forget_features()  # another model's cannot be compared with them
         with stage("score"):
             sighting = self._tracks.update(detections, model.operating_point, at_s, shown.hw_px)
             first = self._doubt(detections, model, sighting.ids)

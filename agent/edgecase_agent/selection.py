@@ -153,6 +153,10 @@ class Selection(Generic[T]):
         """How unlike the picks of late a picture is, in [0, 1]; 0 where the model gives no features."""
         return 0.0 if features is None else self._novelty.of(features)
 
+    def forget_features(self) -> None:
+        """Compare the next pictures with none: their features come from another model."""
+        self._novelty.forget()
+
     @classmethod
     def from_state(cls, rules: Rules, state: SelectionState) -> Selection[T]:
         """Go on after a restart: nothing of the budgets is forgiven, nothing is given twice."""

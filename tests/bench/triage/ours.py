@@ -67,6 +67,7 @@ class _SecondPass:
 @dataclass(frozen=True)
 class _Model:
     detector: Detecting
+    digest: str
     names: tuple[str, ...]
     operating_point: float
     calibration: Calibration
@@ -97,7 +98,7 @@ class Ours:
         played = _Played(stream.names)
         committee = Committee(Cascade(self.share, 0.01, seed=seed, compute_share=0.2), _SecondPass(played))
         judge = Judge(selection, self.strategy, committee if self.committee else None)
-        model = _Model(played, stream.names, stream.operating_point, self.calibration)
+        model = _Model(played, "0" * 64, stream.names, stream.operating_point, self.calibration)
         run = Run([], [], 0, {})
         at_s = 0.0
         for look in stream.looks:
