@@ -297,7 +297,7 @@ class CommitteePolicy(Section):
     )
     bundle: Path | None = Field(default=None, description="Another model as the second member.")
     compute_share: float = Field(
-        default=0.25, gt=0, le=1, description="Of the time that frames take, how much it may take at most."
+        default=0.2, gt=0, le=1, description="Of the time that frames take, how much it may take at most."
     )
 
     @model_validator(mode="before")
