@@ -270,22 +270,23 @@ def _curve(scores: Reals, hits: NDArray[np.bool_]) -> tuple[Reals, Reals]:
     """Knots and values of the shared curve.
 
     Centred isotonic regression (Oron and Flournoy 2017): each pooled stretch becomes one knot at its mean score, so that the curve rises
-    where the isotonic one is level, and no order is lost. A value is (hits + ½) / (n + 1): ten hits in a row are no certainty. The curve
-    begins at (0, 0): what scores nothing is nothing.
+    where the isotonic one is level, and no order is lost. Half a hit below all candidates and half a miss above them keep it off 0 and 1:
+    ten hits in a row are no certainty. It begins at (0, 0): what scores nothing is nothing.
     """
     distinct, places = np.unique(scores, return_inverse=True)
     counts = np.bincount(places).astype(np.float64)
     # Grouped from the top, where candidates are few, so that it is the lowest group that may be short.
     above = len(scores) - np.cumsum(counts)
-    starts = _changes(above // GROUP)
-    table = np.stack([counts, np.bincount(places, hits), counts * distinct])
-    table = np.add.reduceat(table, starts, axis=1)
-    table = np.add.reduceat(table, _changes(pool_adjacent_violators(table[1] / table[0], table[0])), axis=1)
+    table = np.add.reduceat(
+        np.stack([counts, np.bincount(places, hits), counts * distinct]), _changes(above // GROUP), 1
+    )
+    for end, hit in ((0, 0.5), (-1, 0.0)):
+        table[:, end] += (0.5, hit, 0.5 * table[2, end] / table[0, end])
+    table = np.add.reduceat(table, _changes(pool_adjacent_violators(table[1] / table[0], table[0])), 1)
     while table.shape[1] > MAX_KNOTS - 1:
         table = _join_most_alike(table)
     counts, true, sums = table
-    values = np.maximum.accumulate((true + 0.5) / (counts + 1))
-    return np.concatenate([[0.0], sums / counts]), np.concatenate([[0.0], values])
+    return np.concatenate([[0.0], sums / counts]), np.concatenate([[0.0], true / counts])
 
 
 def _changes(values: Reals) -> NDArray[np.intp]:

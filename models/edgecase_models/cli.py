@@ -149,7 +149,7 @@ def calibrate(
         detector = old.detector(Runtime(threads=threads))
         shown = track(samples, "calibrating", disable=as_json or not sys.stderr.isatty(), console=_stderr())
         observed = observations(detector, shown, Layout.read(data).names)
-        checked, table = held_out(observed, detector.names), fit(observed, detector.names)
+        table, checked = fit(observed, detector.names), held_out(observed, detector.names)
         new = old.recalibrated(out, table, version=version or f"{old.manifest.version}-cal")
         tallies = tally(observed, detector.names)
     if as_json:

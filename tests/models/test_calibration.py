@@ -373,6 +373,29 @@ def test_candidates_of_one_score_give_one_probability() -> None:
     assert table.values[1] == pytest.approx(share, abs=0.001)
 
 
+def test_a_few_false_boxes_at_the_low_end_do_not_lift_the_curve() -> None:
+    """The lowest group of candidates may be one box alone; its half hit is pooled with what follows."""
+    chance = np.random.default_rng(6)
+    frames = []
+    for number in range(101):
+        scores = np.append(chance.uniform(0.1, 0.9, 10), [0.03] * (number == 0))
+        hits = chance.random(len(scores)) < scores**4
+        frames.append(
+            Observation(scores, np.zeros(len(scores), np.int64), np.where(hits, 0.8, 0), np.array([hits.sum(), 0, 0]))
+        )
+    assert fit(frames, NAMES)(np.array([0.03, 0.2], np.float32), np.array([2, 2], np.int32)).max() < 0.02
+
+
+def test_a_curve_is_never_certain() -> None:
+    """Above 0.5 all are true, below none: the curve comes near to 1 and to 0, not to them."""
+    frames = [
+        replace(frame, ious=np.where(frame.scores > 0.5, 0.8, 0.0), objects=np.array([30, 30, 0]))
+        for frame in seen_frames(60)
+    ]
+    low, high = fit(frames, NAMES)(np.array([0.25, 0.95], np.float32), np.array([2, 2], np.int32))
+    assert 0 < low < 0.01 < 0.99 < high < 1
+
+
 def test_the_error_is_the_gap_between_probability_and_share_in_each_bin() -> None:
     """Bin 0.70-0.75: ten at 0.72, five true: a gap of 0.22. Bin 0.10-0.15: ten at 0.12, none true: 0.12. Mean 0.17."""
     probabilities = np.array([0.72] * 10 + [0.12] * 10)
