@@ -97,7 +97,7 @@ def test_the_readme_lists_every_configuration_key() -> None:
 def test_the_package_is_described_as_it_is() -> None:
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
     assert set(project["scripts"]) == set(COMMANDS)
-    assert set(project["optional-dependencies"]) == {"agent", "cloud", "train", "scale", "dev"}
+    assert set(project["optional-dependencies"]) == {"agent", "cloud", "train", "scale", "bench", "dev"}
     pinned = [line for line in (ROOT / "constraints.txt").read_text().splitlines() if "==" in line]
     pins = {re.split(r"[=<>~]", line)[0].lower().replace("_", "-") for line in pinned}
     extras = project["optional-dependencies"].values()
