@@ -211,13 +211,13 @@ class _Choice:
         shares = np.zeros(len(counts))
         shares[counts > 0] = share(counts[counts > 0], self._slots)
         behind = self._pool.behind[len(self._pool.behind) - len(self._pool.recent) :]
-        return Turns(group, shares, group[behind].tolist())
+        return Turns(group, shares, self._slots, group[behind].tolist())
 
     def batch(self, now: datetime) -> Batch:
         """Pick until the batch is full."""
         pool = self._pool
         while len(self._picks) < self._slots:
-            frame = self._drawn() if self._explore.due else None
+            frame = self._drawn() if self._explore.due or not self._greedy.open.any() else None
             if frame is not None:
                 self._serve(frame, Quota.AUDIT if pool.audit[frame] else Quota.LOT)
             elif self._greedy.open.any():

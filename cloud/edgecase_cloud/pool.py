@@ -21,7 +21,7 @@ from edgecase_cloud.space import Floats, Group, Space, appearance
 AUDIT: Final = "audit"
 DARK_BELOW_LUMA: Final = 60.0  # of 255, mean of the thumbnail: dusk and night with street lamps lie below
 CONDITIONS: Final = ("light", "dark", "unknown")
-RECENT: Final = 32  # the quotas go on from this many answers
+RECENT: Final = 100  # the quotas go on from this many answers
 CONTENT_CLASSES: Final = 64
 _LEAST_SCORE: Final = 0.01  # of the typical one: where all scores are nothing, distance decides
 

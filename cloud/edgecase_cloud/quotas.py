@@ -1,4 +1,4 @@
-"""Whose turn it is: shares that hold at every length of a queue, however early a reviewer stops."""
+"""Whose turn it is: shares that hold all along a queue, since a reviewer may stop anywhere."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 SEEN_FROM: Final = 0.1  # a candidate that scores less does not yet suggest an object of its class
+AHEAD: Final = 10  # frames that a group may be in front of its share, before they are divided among all
 PRIOR_BOXES: Final = 50.0  # how many labelled boxes weigh as much as what the open frames seem to show
 _EPS: Final = 1e-9  # shares add up to whole frames but for rounding
 
@@ -34,19 +35,27 @@ class Alternation:
 
 
 class Turns:
-    """No group is further ahead than its share of what was served so far, rounded up.
+    """No group takes more than its share of the slots, and none runs further ahead of it than by what the next `AHEAD` slots would give.
 
-    `group` (N,) is each frame's, `shares` (G,) what a group may take, `served` the groups of what was served before.
+    `group` (N,) is each frame's, `shares` (G,) what a group may take, `served` the groups of what was served before, `slots` how many are
+    to be served.
     """
 
-    def __init__(self, group: NDArray[np.int64], shares: NDArray[np.float64], served: Sequence[int] = ()) -> None:
+    def __init__(
+        self,
+        group: NDArray[np.int64],
+        shares: NDArray[np.float64],
+        slots: int,
+        served: Sequence[int] = (),
+    ) -> None:
         self._group = group
         self._shares = shares
         self._count = np.bincount(np.asarray(served, np.int64), minlength=len(shares)).astype(np.float64)
+        self._end = len(served) + slots
 
     def allowed(self) -> NDArray[np.bool_]:
         """(N,) Whose group may take the next slot."""
-        bound = np.ceil(self._shares * (self._count.sum() + 1) - _EPS)
+        bound = np.ceil(self._shares * min(self._count.sum() + 1 + AHEAD, self._end) - _EPS)
         return np.asarray((self._count + 1 <= bound)[self._group])
 
     def serve(self, frame: int) -> None:

@@ -14,6 +14,7 @@ import pytest
 
 from edgecase_cloud.batch import Batch, BatchRules, Pick, choose
 from edgecase_cloud.pool import Answered, BatchError, Candidate, Quota
+from edgecase_cloud.quotas import AHEAD
 from edgecase_cloud.repeats import Likeness
 from support.pools import START, candidate, crowd, frame_id, look
 
@@ -204,9 +205,10 @@ def test_features_tell_repeats_on_one_camera_and_under_one_model_only() -> None:
 def test_an_audit_frame_is_never_left_behind_as_a_repeat() -> None:
     """A sample of what a device saw, without what it saw twice, would be none."""
     frames = [candidate(n, fingerprint=look(7), strategies=("audit", "ede"), score=float(n)) for n in (1, 2, 3)]
-    batch = chosen(frames, frames=9, explore_share=1.0)
-    assert sorted(ids(batch)) == sorted(each.id for each in frames)
-    assert batch.repeats == ()
+    for share in (0.0, 0.25, 1.0):
+        batch = chosen(frames, frames=9, explore_share=share)
+        assert sorted(ids(batch)) == sorted(each.id for each in frames)
+        assert batch.repeats == ()
 
 
 # ---- quotas
@@ -216,15 +218,15 @@ def quotas_of(picks: tuple[Pick, ...]) -> Counter[Quota]:
     return Counter(pick.quota for pick in picks)
 
 
-def test_no_camera_takes_more_than_its_share_while_others_have_frames_at_any_length_of_the_queue() -> None:
+def test_no_camera_takes_more_than_its_share_while_others_have_frames_all_along_the_queue() -> None:
     frames = [
         candidate(n, score=5.0 if n < 60 else 1.0, device="loud" if n < 60 else f"quiet-{n % 2}") for n in range(90)
     ]
     batch = chosen(frames, frames=60, quotas=True)
     device = {each.id: each.device for each in frames}
-    for length in range(1, 46):
+    for length in range(1, 61):
         counts = Counter(device[pick.id] for pick in batch.picks[:length])
-        assert counts["loud"] <= -(-30 * length // 60) + 1, length
+        assert counts["loud"] <= (length + AHEAD) / 2 + 1, length
     counts = Counter(device[each] for each in ids(batch))
     assert counts == {"loud": 30, "quiet-0": 15, "quiet-1": 15}
     assert Quota.CAMERA in quotas_of(batch.picks)
@@ -267,16 +269,15 @@ def test_a_class_that_is_not_even_suspected_takes_no_slot() -> None:
 
 def test_quotas_go_on_from_the_latest_answers() -> None:
     """A queue that is chosen anew after each answer must not give the same camera the first place each time."""
-    frames = [candidate(n, score=5.0 if n % 2 else 1.0, device=("quiet", "loud")[n % 2]) for n in range(40)]
+    frames = [candidate(n, score=5.0 if n % 2 else 1.0, device=("quiet", "loud")[n % 2]) for n in range(80)]
     answered: list[Answered] = []
-    for _ in range(20):
+    for _ in range(40):
         first = chosen(frames, answered, frames=10, quotas=True, explore_share=0.25).picks[0]
         (frame,) = [each for each in frames if each.id == first.id]
         frames.remove(frame)
         answered.append(answer(frame, quota=first.quota))
-    assert sum(each.quota in {Quota.AUDIT, Quota.LOT} for each in answered) == 5
-    counts = Counter(each.frame.device for each in answered if each.quota not in {Quota.AUDIT, Quota.LOT})
-    assert abs(counts["loud"] - counts["quiet"]) <= 5
+    assert sum(each.quota in {Quota.AUDIT, Quota.LOT} for each in answered) == 10
+    assert sum(each.frame.device == "loud" for each in answered) <= (40 + AHEAD) / 2 + 1
 
 
 # ---- what is random

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from edgecase_cloud.quotas import (
+    AHEAD,
     Alternation,
     ClassQuota,
     Presence,
@@ -67,20 +68,34 @@ def test_each_gets_half_of_an_equal_share_or_all_that_it_has(counts: list[int], 
     np.testing.assert_allclose(guaranteed_shares(np.array(counts), 100), expected)
 
 
-def test_no_group_runs_ahead_of_its_share() -> None:
+def served(turns: Turns, group: np.ndarray, slots: int) -> str:
+    """Serve the first frame that may, until nobody may."""
+    order = ""
+    for _ in range(slots):
+        may = np.flatnonzero(turns.allowed())
+        if not may.size:
+            break
+        order += str(group[may[0]])
+        turns.serve(int(may[0]))
+    return order
+
+
+def test_a_group_may_run_ahead_a_little_and_ends_with_its_share() -> None:
     group = np.array([0] * 50 + [1] * 50)
-    turns = Turns(group, np.array([0.5, 0.5]))
-    order = []
-    for _ in range(40):
-        frame = int(np.flatnonzero(turns.allowed())[0])
-        order.append(int(group[frame]))
-        turns.serve(frame)
-    assert order == [0, 1] * 20
+    order = served(Turns(group, np.array([0.5, 0.5]), 60), group, 60)
+    assert (order.count("0"), order.count("1")) == (30, 30)
+    for length in range(1, 61):
+        assert order[:length].count("0") <= length / 2 + AHEAD / 2 + 1
+
+
+def test_a_share_of_a_short_queue_is_no_more_than_that() -> None:
+    group = np.array([0] * 50 + [1] * 50)
+    assert served(Turns(group, np.array([0.5, 0.5]), 4), group, 4) == "0011"
 
 
 def test_a_group_that_was_served_before_waits_for_the_others() -> None:
-    turns = Turns(np.array([0, 1]), np.array([0.5, 0.5]), served=[0, 0, 0])
-    assert turns.allowed().tolist() == [False, True]
+    group = np.array([0, 1])
+    assert Turns(group, np.array([0.5, 0.5]), 4, served=[0] * 4).allowed().tolist() == [False, True]
 
 
 def presence(boxes: list[tuple[int, int, float]], frames: int, classes: int) -> Presence:
