@@ -68,6 +68,7 @@ def _grey(jpeg: bytes) -> NDArray[np.uint8] | None:
         with Image.open(BytesIO(jpeg), formats=("JPEG",)) as picture:
             if max(picture.size) > MAX_SIDE_PX:
                 return None
+            picture.draft("L", None)  # colours are not even decoded
             return np.asarray(picture.convert("L"))
     except (OSError, SyntaxError, ValueError, Image.DecompressionBombError):
         return None

@@ -116,7 +116,9 @@ class Ingest:
             return []
         match message:
             case wire.Offer():
-                outcome = self._write(partial(self._offered, offer=message, now=now))
+                features = None if message.features is msgspec.UNSET else message.features
+                look = look_of(message.frame_id, message.thumbnail_jpeg, features)  # before others have to wait for it
+                outcome = self._write(partial(self._offered, offer=message, look=look, now=now))
             case wire.Stored():
                 outcome = self._stored(message, now)
             case wire.Status():
@@ -130,11 +132,9 @@ class Ingest:
 
     # Offer
 
-    def _offered(self, session: Session, offer: wire.Offer, now: datetime) -> wire.Down | Incident:
+    def _offered(self, session: Session, offer: wire.Offer, look: Look, now: datetime) -> wire.Down | Incident:
         row = session.get(Frame, offer.frame_id)
         if row is None:
-            features = None if offer.features is msgspec.UNSET else offer.features
-            look = look_of(offer.frame_id, offer.thumbnail_jpeg, features)
             with session.no_autoflush:  # one INSERT with the decision in it
                 row = self._new_row(session, offer, now)
                 self._decide(session, row, look, now)

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 _BLOCK: Final = 512
-_FIRST: Final = 16
+_TELLING: Final = 8
 
 
 @dataclass(frozen=True)
@@ -58,32 +58,39 @@ def leaders(prints: Prints, views: Sequence[View], likeness: Likeness) -> NDArra
 
 
 def _by_picture(prints: Prints, likeness: Likeness) -> NDArray[np.int64]:
-    count = len(prints.dhash)
+    count, levels = len(prints.dhash), likeness.levels
     found = np.arange(count)
     if likeness.bits < 0 or not prints.known.any():
         return found
-    # The cells that vary most tell most pairs apart; the rest is looked at where they do not.
-    telling: NDArray[np.int64] = (
-        np.argsort(-prints.cells[prints.known].astype(np.float32).var(axis=0))[:_FIRST]
-        if prints.known.any()
-        else np.empty(0, np.int64)
-    )
-    first = prints.cells[:, telling].astype(np.int16)
+    telling = _telling(prints)
     lead = np.empty(count, np.int64)
-    lead_hash, lead_first = np.empty(count, np.uint64), np.empty((count, first.shape[1]), np.int16)
+    lead_hash = np.empty(count, np.uint64)
+    lead_cells = np.empty(prints.cells.shape[::-1], np.int16)  # by cell, so that one cell of all leaders lies together
     leading = 0
     for frame in np.flatnonzero(prints.known):
+        cells = prints.cells[frame].astype(np.int16)
         near = np.flatnonzero(np.bitwise_count(lead_hash[:leading] ^ prints.dhash[frame]) <= likeness.bits)
+        for cell in telling[frame]:
+            if not near.size:
+                break
+            near = near[np.abs(lead_cells[cell, near] - cells[cell]) <= levels]
         if near.size:
-            near = near[(np.abs(lead_first[near] - first[frame]) <= likeness.levels).all(axis=1)]
-        if near.size:
-            apart = np.abs(prints.cells[lead[near]].astype(np.int16) - prints.cells[frame])
-            near = near[apart.max(axis=1) <= likeness.levels]
+            near = near[(np.abs(prints.cells[lead[near]] - cells) <= levels).all(axis=1)]
         if near.size:
             found[frame] = lead[near[0]]
         else:
-            lead[leading], lead_hash[leading], lead_first[leading] = frame, prints.dhash[frame], first[frame]
+            lead[leading], lead_hash[leading], lead_cells[:, leading] = frame, prints.dhash[frame], cells
             leading += 1
+    return found
+
+
+def _telling(prints: Prints) -> NDArray[np.int64]:
+    """(N, 8) The cells in which each frame is least like most frames: what is not alike there need not be looked at elsewhere."""
+    usual = np.median(prints.cells[prints.known], axis=0).astype(np.int16)
+    found = np.empty((len(prints.cells), _TELLING), np.int64)
+    for start in range(0, len(prints.cells), _BLOCK):
+        apart = np.abs(prints.cells[start : start + _BLOCK] - usual)
+        found[start : start + _BLOCK] = np.argpartition(apart, -_TELLING, axis=1)[:, -_TELLING:]
     return found
 
 

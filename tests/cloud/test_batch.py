@@ -297,8 +297,8 @@ def test_a_share_is_random_and_spread_over_the_batch_audits_first() -> None:
 def test_the_lot_does_not_look_at_the_score() -> None:
     """Each frame's chance is the same: over many pools, the mean score of what is drawn is that of all."""
     drawn, all_of_them = [], []
-    for seed in range(30):
-        frames = [dataclasses.replace(each, strategies=("audit",)) for each in crowd(100, seed=seed)]
+    for seed in range(12):
+        frames = [dataclasses.replace(each, strategies=("audit",)) for each in crowd(80, seed=seed)]
         score = {each.id: each.score for each in frames}
         batch = chosen(frames, frames=20, explore_share=1.0)
         drawn += [score[each] for each in ids(batch)]
@@ -316,14 +316,14 @@ def test_lots_stay_as_they_are_when_other_frames_come_and_go() -> None:
 # ---- size
 
 
-def test_ten_thousand_frames_are_chosen_from_in_seconds_and_bounded_memory() -> None:
-    frames = crowd(10_000, features=64)
-    answers = [answer(each) for each in crowd(500, seed=1, features=64)]
+def test_thousands_of_frames_are_chosen_from_in_seconds_and_bounded_memory() -> None:
+    frames = crowd(4_000, features=64)
+    answers = [answer(each) for each in crowd(400, seed=1, features=64)]
     tracemalloc.start()
     began_s = time.process_time()
-    batch = chosen(frames, answers, frames=200, explore_share=0.25, quotas=True, cold_labels=300, labels=100)
+    batch = chosen(frames, answers, frames=150, explore_share=0.25, quotas=True, cold_labels=300, labels=100)
     took_s, peak_bytes = time.process_time() - began_s, tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
-    assert len(batch.picks) == 200
-    assert took_s < 30, took_s
-    assert peak_bytes < 300 << 20, peak_bytes
+    assert len(batch.picks) == 150
+    assert took_s < 15, took_s
+    assert peak_bytes < 100 << 20, peak_bytes

@@ -19,6 +19,7 @@ from edgecase_cloud.label_queue import Debounce, Keeper, reorder
 from edgecase_cloud.review_queue import Order, QueueFilter
 from edgecase_cloud.services import Services
 from support import circle
+from support.cloud import Cloud, shot
 from support.wait import until
 
 NOW = circle.START + timedelta(hours=1)
@@ -367,6 +368,22 @@ def test_the_queue_is_kept_until_it_is_told_to_stop_by_one_keeper_only(services:
         for keeper in keepers:
             keeper.join(10)
     assert not any(keeper.is_alive() for keeper in keepers)
+
+
+def test_a_running_cloud_chooses_the_batch_by_itself(cloud: Cloud) -> None:
+    device = cloud.device("batch-cam")
+    frames = [shot("batch-cam", score=score, thumbnail_jpeg=circle.plain_jpeg(60)) for score in (3.0, 5.0)]
+    for frame in frames:
+        device.deliver(frame)
+    device.leave()
+    twin, best = (frame.id for frame in frames)
+
+    def chosen() -> bool:
+        with cloud.services().catalogue.session() as session:
+            found = {item.id: item.standing for item in review_queue.queue(session, QueueFilter(), limit=200).items}
+        return found.get(best) is not None and found.get(twin) is not None and found[twin].repeats == best
+
+    until(chosen, within_s=30, every_s=0.2, what="a batch with the one, and the other behind it as its duplicate")
 
 
 # ---- the orders in SQL

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import time
+
 import numpy as np
 import pytest
 
@@ -84,3 +86,14 @@ def test_pictures_are_told_apart_as_by_looking_at_every_pair() -> None:
         ]
         assert found[row] == (near[0] if near else row)
         plain += [] if near else [row]
+
+
+def test_a_fixed_camera_with_something_small_in_each_frame_is_gone_through_in_time() -> None:
+    """All hashes are equal, and no two frames show the same."""
+    chance = np.random.default_rng(2)
+    cells = np.tile(chance.integers(60, 200, 768), (6000, 1)) + chance.integers(-2, 3, (6000, 768))
+    cells[np.arange(6000), chance.integers(0, 768, 6000)] += chance.choice([-40, -25, 25, 40], 6000)
+    began_s = time.process_time()
+    found = leaders(prints([5] * 6000, cells), [], Likeness())
+    assert time.process_time() - began_s < 10
+    assert 1000 < len(np.unique(found)) < 6000
