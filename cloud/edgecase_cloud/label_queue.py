@@ -108,11 +108,14 @@ class Keeper:
         self._catalogue = services.catalogue
         self._rules = services.settings.batch_rules()
         self._debounce = debounce or Debounce()
+        self._looked_at_all = False
 
     def step(self, now_s: float) -> Batch | None:
         """One look at the catalogue; the batch, where it was time for one."""
-        if look_at_frames(self._catalogue):
-            return None  # more may be left, and the batch should know them all
+        if not self._looked_at_all:
+            self._looked_at_all = look_at_frames(self._catalogue) == 0  # then ingest sees to it
+            if not self._looked_at_all:
+                return None
         seen = self._seen()
         if not self._debounce.due(seen, now_s):
             return None
@@ -179,9 +182,11 @@ def look_at_frames(catalogue: Catalogue, at_most: int = LOOKS_AT_ONCE) -> int:
             .where(ARRIVED, ~sa.exists().where(Look.frame_id == Frame.id))
             .limit(at_most)
         )
-        looks = [look_of(frame_id, thumbnail) for frame_id, thumbnail in session.execute(unseen)]
-    with catalogue.writing.begin() as session:
-        session.add_all(looks)
+        looks = {frame_id: look_of(frame_id, thumbnail) for frame_id, thumbnail in session.execute(unseen)}
+    if looks:
+        with catalogue.writing.begin() as session:
+            meanwhile = set(session.scalars(sa.select(Look.frame_id).where(Look.frame_id.in_(looks))))
+            session.add_all(look for frame_id, look in looks.items() if frame_id not in meanwhile)
     return len(looks)
 
 

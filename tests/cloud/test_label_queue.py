@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -300,6 +301,17 @@ def test_frames_from_before_there_were_looks_are_looked_at(services: Services) -
     with services.catalogue.session() as session:
         sizes = sorted(len(look.fingerprint) for look in session.scalars(sa.select(Look)))
     assert sizes == [0, 776, 776, 776, 776, 776]
+
+
+def test_two_that_look_at_the_same_frames_do_not_get_in_each_others_way(services: Services) -> None:
+    for number in range(40):
+        add(services, number)
+    with services.catalogue.session.begin() as session:
+        session.execute(sa.delete(Look))
+    with ThreadPoolExecutor(4) as pool:
+        list(pool.map(lambda _: label_queue.look_at_frames(services.catalogue), range(8)))
+    with services.catalogue.session() as session:
+        assert session.scalar(sa.select(sa.func.count()).select_from(Look)) == 40
 
 
 def test_beyond_so_many_frames_audits_are_looked_at_all_the_same(
