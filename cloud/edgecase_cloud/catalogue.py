@@ -13,6 +13,11 @@ from sqlalchemy import JSON, BigInteger, ForeignKey, Index, LargeBinary, String,
 from sqlalchemy.engine import Dialect
 from sqlalchemy.orm import DeclarativeBase, Mapped, Session, mapped_column, sessionmaker
 
+FRONT: Final = 2**31 - 1
+LATER: Final = 0
+LAST: Final = -1
+"""Places in the label queue, the greater the further in front: down from FRONT the batch, then what waits, then what repeats another."""
+
 
 class UtcDateTime(sa.TypeDecorator[datetime]):
     """An aware UTC time, also on SQLite, which keeps no zone."""
@@ -109,19 +114,26 @@ class Frame(Base):
     """A frame that a device offered. The row exists before the object; ACKNOWLEDGED means that the object was checked."""
 
     __tablename__ = "frames"
-    __table_args__ = (Index("ix_frames_device_id_offered_at", "device_id", "offered_at"),)
+    __table_args__ = (
+        Index("ix_frames_device_id_offered_at", "device_id", "offered_at"),
+        # The three orders of the queue, each answered from its index alone: a row is long, with its thumbnail in front of its state.
+        Index("ix_frames_place", "delivery", "review", "place", "score", "id"),
+        Index("ix_frames_score", "delivery", "score", "review", "id"),
+        Index("ix_frames_captured_at", "delivery", "captured_at", "review", "id"),
+        Index("ix_frames_origin", "delivery", "device_id", "camera", "model_digest"),
+    )
     id: Mapped[str] = mapped_column(String(32), primary_key=True)
     device_id: Mapped[str] = mapped_column(ForeignKey("devices.id"))
     camera: Mapped[str]
     frame_index: Mapped[int] = mapped_column(BigInteger)
-    captured_at: Mapped[datetime] = mapped_column(index=True)
+    captured_at: Mapped[datetime]
     boot_id: Mapped[str] = mapped_column(
         default=""
     )  # with monotonic_ns: the order that a wrong wall clock cannot change
     monotonic_ns: Mapped[int] = mapped_column(BigInteger, default=0)
     offered_at: Mapped[datetime]
     acknowledged_at: Mapped[datetime | None]
-    delivery: Mapped[Delivery] = mapped_column(Choice(Delivery), index=True)
+    delivery: Mapped[Delivery] = mapped_column(Choice(Delivery))
     delivery_reason: Mapped[str] = mapped_column(default="")
     key: Mapped[str] = mapped_column(default="")
     sha256: Mapped[str] = mapped_column(String(64), index=True)
@@ -130,13 +142,47 @@ class Frame(Base):
     height_px: Mapped[int]
     media_type: Mapped[str]
     model_digest: Mapped[str] = mapped_column(String(64))
-    score: Mapped[float] = mapped_column(index=True)
+    score: Mapped[float]
     reasons: Mapped[list[Any]]  # wire.Reason as JSON objects
     boxes: Mapped[list[Any]]  # [class index in the catalogue's class table, score, x1, y1, x2, y2] in pixels
     operating_point: Mapped[float] = mapped_column(default=0.25)  # boxes that score less are candidates only
     thumbnail_jpeg: Mapped[bytes] = mapped_column(LargeBinary, default=b"")
-    review: Mapped[Review] = mapped_column(Choice(Review), default=Review.OPEN, index=True)
+    review: Mapped[Review] = mapped_column(Choice(Review), default=Review.OPEN)
     revision: Mapped[int] = mapped_column(default=0)  # counts annotations; a save must name the one it has seen
+    # In the label queue, the greater the further in front. A frame keeps its place when it is answered; others are counted on from there.
+    place: Mapped[int] = mapped_column(default=LATER, server_default=sa.text(str(LATER)))
+
+
+class Look(Base):
+    """What a batch is chosen by besides a frame's own row, worked out once. The newest has the greatest id."""
+
+    __tablename__ = "looks"
+    id: Mapped[int] = mapped_column(primary_key=True)
+    frame_id: Mapped[str] = mapped_column(ForeignKey("frames.id"), unique=True)
+    fingerprint: Mapped[bytes] = mapped_column(
+        LargeBinary, default=b""
+    )  # `Fingerprint`; empty where no thumbnail can be read
+    features: Mapped[bytes] = mapped_column(
+        LargeBinary, default=b""
+    )  # wire.Features: int8, empty where the model gives none
+    features_scale: Mapped[float] = mapped_column(default=0.0)
+
+
+class Standing(Base):
+    """Why a frame of the batch stands where it stands (see `batch.Pick`), or which frame it repeats. Stays when it is answered."""
+
+    __tablename__ = "standings"
+    frame_id: Mapped[str] = mapped_column(ForeignKey("frames.id"), primary_key=True)
+    rank: Mapped[int]  # 1 is the first of the batch; 0 for a repeat
+    value: Mapped[float] = mapped_column(default=0.0)
+    score: Mapped[float] = mapped_column(default=0.0)
+    distance: Mapped[float | None]  # None where nothing was picked or answered before
+    typicality: Mapped[float] = mapped_column(default=0.0)
+    cost_s: Mapped[float] = mapped_column(default=0.0)
+    quota: Mapped[str] = mapped_column(String(16), default="")
+    propensity: Mapped[float] = mapped_column(default=1.0)
+    reason: Mapped[str]
+    repeats: Mapped[str | None] = mapped_column(String(32))  # the frame that stands for it
 
 
 class Annotation(Base):

@@ -144,6 +144,40 @@ def reconcile(data: Data, as_json: Json = False) -> None:
     raise typer.Exit(1 if result.lost else 0)
 
 
+@app.command()
+def batch(
+    data: Data,
+    size: Annotated[
+        int | None, typer.Option(min=1, max=500, help="How many frames; batch_frames by default.", show_default=False)
+    ] = None,
+    as_json: Json = False,
+) -> None:
+    """Choose the batch to label now, put the label queue into its order, and say why each frame stands where it stands."""
+    from dataclasses import replace
+
+    from edgecase_cloud import label_queue, services
+    from edgecase_models import wire
+
+    with _one_line():
+        parts = services.open_folder(data)
+        rules = parts.settings.batch_rules()
+        rules = rules if size is None else replace(rules, frames=size)
+        while label_queue.look_at_frames(parts.catalogue):
+            pass
+        chosen = label_queue.reorder(parts.catalogue, rules, wire.now())
+    if as_json:
+        _out(json.dumps(label_queue.as_json(chosen), indent=1))
+        return
+    _table(
+        ("rank", "frame", "quota", "s", "why"),
+        [(str(p.rank), p.id, p.quota.value, f"{p.cost_s:.0f}", p.reason) for p in chosen.picks],
+    )
+    _say(
+        f"{len(chosen.picks)} of {chosen.waiting} frames that wait, about {chosen.cost_s / 60:.0f} min of labelling; "
+        f"{len(chosen.repeats)} repeat others and stand last"
+    )
+
+
 @app.command(hidden=True)
 def serve(part: Part, data: Data) -> None:
     """One part of the cloud, as `up` starts it: its settings are in the environment."""
@@ -197,9 +231,19 @@ def _serve_ingest(data: Path) -> None:
 
 
 def _serve_learn(data: Path) -> None:
-    from edgecase_cloud import learner, services, settings
+    import threading
 
-    learner.run(services.open_services(settings.load(data)), _stop_event())
+    from edgecase_cloud import label_queue, learner, services, settings
+
+    parts, stop = services.open_services(settings.load(data)), _stop_event()
+    # A thread of its own: a training lasts for hours, and it happens in a process of its own, so this one has time.
+    keeper = threading.Thread(target=label_queue.run, args=(parts, stop), name="queue")
+    keeper.start()
+    try:
+        learner.run(parts, stop)
+    finally:
+        stop.set()
+        keeper.join()
 
 
 def _stop_event() -> Any:

@@ -15,13 +15,19 @@ import structlog
 from sqlalchemy.exc import OperationalError
 from sqlalchemy.orm import Session
 
-from edgecase_cloud.catalogue import DELIVERY_MOVES, Delivery, Device, Event, Frame, ObjectClass
+from edgecase_cloud.catalogue import DELIVERY_MOVES, Delivery, Device, Event, Frame, Look, ObjectClass, Review
+from edgecase_cloud.fingerprint import Fingerprint
+from edgecase_cloud.label_queue import look_of
+from edgecase_cloud.pool import AUDIT
+from edgecase_cloud.repeats import Likeness
 from edgecase_cloud.services import Services
 from edgecase_cloud.store import ObjectInfo, Unreachable
 from edgecase_models import wire
 from edgecase_models.wire import WireError
 
 EXTENSIONS: Final = {"image/jpeg": "jpg"}
+REMEMBERED: Final = 2000
+"""So many of the fleet's latest frames a new one is compared with where duplicates are declined."""
 _EXCERPT_BYTES: Final = 500
 
 log = structlog.get_logger()
@@ -110,7 +116,9 @@ class Ingest:
             return []
         match message:
             case wire.Offer():
-                outcome = self._write(partial(self._offered, offer=message, now=now))
+                features = None if message.features is msgspec.UNSET else message.features
+                look = look_of(message.frame_id, message.thumbnail_jpeg, features)  # before others have to wait for it
+                outcome = self._write(partial(self._offered, offer=message, look=look, now=now))
             case wire.Stored():
                 outcome = self._stored(message, now)
             case wire.Status():
@@ -124,12 +132,14 @@ class Ingest:
 
     # Offer
 
-    def _offered(self, session: Session, offer: wire.Offer, now: datetime) -> wire.Down | Incident:
+    def _offered(self, session: Session, offer: wire.Offer, look: Look, now: datetime) -> wire.Down | Incident:
         row = session.get(Frame, offer.frame_id)
         if row is None:
             with session.no_autoflush:  # one INSERT with the decision in it
                 row = self._new_row(session, offer, now)
-                self._decide(session, row, now)
+                self._decide(session, row, look, now)
+            session.flush()
+            session.add(look)
         elif conflict := _conflict(row, offer):
             return conflict
         return self._standing(row, now)
@@ -171,9 +181,9 @@ class Ingest:
         session.add(row)
         return row
 
-    def _decide(self, session: Session, row: Frame, now: datetime) -> None:
+    def _decide(self, session: Session, row: Frame, look: Look, now: datetime) -> None:
         """Whether the fleet wants the pixels of a new frame."""
-        if refusal := self._has_enough(session, row, now):
+        if refusal := self._has_enough(session, row, now) or self._is_duplicate(session, row, look):
             _move(row, Delivery.DECLINED, refusal)
         else:
             _move(row, Delivery.GRANTED)
@@ -195,6 +205,31 @@ class Ingest:
             Frame.delivery.in_([Delivery.GRANTED, Delivery.ACKNOWLEDGED]),
         )
         return f"{cap} frames of this device were taken today" if (session.scalar(granted) or 0) >= cap else ""
+
+    def _is_duplicate(self, session: Session, row: Frame, look: Look) -> str:
+        """Why a frame that shows what a lately taken one shows is not wanted, where duplicates are declined.
+
+        One that is more doubtful is wanted; so is one of a device's audit, since a sample without its repeats would be none.
+        """
+        audit = any(reason["strategy"] == AUDIT for reason in row.reasons)
+        if not self._settings.decline_duplicates or audit or not look.fingerprint:
+            return ""
+        lately = (
+            sa.select(Frame.id, Look.fingerprint)
+            .join(Look)
+            .where(
+                Frame.delivery.in_([Delivery.GRANTED, Delivery.ACKNOWLEDGED]),
+                (Frame.score >= row.score) | (Frame.review != Review.OPEN),
+                Look.fingerprint != b"",
+            )
+            .order_by(Look.id.desc())
+            .limit(REMEMBERED)
+        )
+        mine, likeness = Fingerprint.from_bytes(look.fingerprint), Likeness()
+        for twin in session.execute(lately):
+            if mine.repeats(Fingerprint.from_bytes(twin.fingerprint), likeness.bits, likeness.levels):
+                return f"it shows what {twin.id} shows"
+        return ""
 
     def _standing(self, row: Frame, now: datetime) -> wire.Down:
         """What a device is told of a frame that is known, whenever it asks."""

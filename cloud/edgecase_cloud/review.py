@@ -27,6 +27,7 @@ from edgecase_cloud.reviewable import (
     model_boxes,
     newest_answers,
     rounded,
+    standings_of,
 )
 
 MAX_BOXES: Final = 300
@@ -87,7 +88,7 @@ def frame_detail(session: Session, frame_id: str) -> FrameDetail:
     row = _arrived(session, frame_id)
     history = tuple(answer_of(a) for a in session.scalars(answers_of([frame_id])))
     return FrameDetail(
-        frame=item_of(row, history[0] if history else None),
+        frame=item_of(row, history[0] if history else None, standings_of(session, [frame_id]).get(frame_id)),
         key=row.key,
         size_bytes=row.size_bytes,
         acknowledged_at=row.acknowledged_at or row.offered_at,

@@ -2,20 +2,26 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from enum import StrEnum
-from typing import Any
+from types import MappingProxyType
+from typing import Any, Final
 
 import sqlalchemy as sa
 from sqlalchemy.orm import Session, defer
 
 from edgecase_cloud.catalogue import Delivery, Frame, Review
-from edgecase_cloud.reviewable import ARRIVED, QueueItem, item_of, newest_answers
+from edgecase_cloud.reviewable import ARRIVED, QueueItem, item_of, newest_answers, standings_of
 
 
 class Order(StrEnum):
-    """The frame that the device found most doubtful first, or the newest first."""
+    """The batch to label first, in its order; or the frame that its device found most doubtful, or the newest.
 
+    Behind the batch stands what is not in it, the most doubtful first, and behind that what only repeats another frame.
+    """
+
+    BATCH = "batch"
     SCORE = "score"
     TIME = "time"
 
@@ -35,7 +41,7 @@ class QueueFilter:
     strategy: str = ""
     model_digest: str = ""
     min_score: float | None = None
-    order: Order = Order.SCORE
+    order: Order = Order.BATCH
 
 
 @dataclass(frozen=True)
@@ -74,18 +80,14 @@ class Counts:
 
 def queue(session: Session, wanted: QueueFilter, *, limit: int, offset: int = 0) -> QueuePage:
     """Frames that match, in order; only such whose picture has arrived."""
-    rows = session.scalars(
-        sa.select(Frame)
-        .where(*_matching(session, wanted))
-        .order_by(*_ordering(wanted.order))
-        .limit(limit)
-        .offset(offset)
-        .options(defer(Frame.thumbnail_jpeg))
-    ).all()
-    answers = newest_answers(session, [row.id for row in rows if row.revision])
+    page = sa.select(Frame.id).where(*_matching(session, wanted)).order_by(*_ordering(wanted.order))
+    ids = session.scalars(page.limit(limit).offset(offset)).all()  # from an index; only then the rows, which are long
+    rows = {row.id: row for row in session.scalars(_rows(ids))}
+    answers = newest_answers(session, [row.id for row in rows.values() if row.revision])
+    standings = standings_of(session, ids)
     total = count(session, wanted)
     return QueuePage(
-        items=tuple(item_of(row, answers.get(row.id)) for row in rows),
+        items=tuple(item_of(rows[each], answers.get(each), standings.get(each)) for each in ids),
         total=total,
         left=total if wanted.review is Review.OPEN else count(session, _in_state(wanted, Review.OPEN)),
         offset=offset,
@@ -199,25 +201,56 @@ def _in_state(wanted: QueueFilter, review: Review | None) -> QueueFilter:
     return replace(wanted, review=review)
 
 
-def _rank(order: Order) -> sa.orm.InstrumentedAttribute[Any]:
-    return Frame.score if order is Order.SCORE else Frame.captured_at
+def _rows(ids: Sequence[str]) -> sa.Select[Frame]:
+    return sa.select(Frame).where(Frame.id.in_(ids)).options(defer(Frame.thumbnail_jpeg))
+
+
+@dataclass(frozen=True)
+class _Key:
+    """One column of an order, and whether the order goes down it."""
+
+    column: sa.orm.InstrumentedAttribute[Any]
+    falls: bool
+
+    def ordered(self, *, back: bool = False) -> sa.ColumnElement[Any]:
+        return self.column.desc() if self.falls is not back else self.column.asc()
+
+    def beyond(self, anchor: Frame, *, back: bool) -> sa.ColumnElement[bool]:
+        value = getattr(anchor, self.column.key)
+        further: sa.ColumnElement[bool] = self.column < value if self.falls is not back else self.column > value
+        return further
+
+
+_KEYS: Final = MappingProxyType(
+    {
+        Order.BATCH: (_Key(Frame.place, True), _Key(Frame.score, True), _Key(Frame.id, False)),
+        Order.SCORE: (_Key(Frame.score, True), _Key(Frame.id, False)),
+        Order.TIME: (_Key(Frame.captured_at, True), _Key(Frame.id, False)),
+    }
+)
 
 
 def _ordering(order: Order) -> tuple[sa.ColumnElement[Any], ...]:
-    return _rank(order).desc(), Frame.id.asc()
+    return tuple(key.ordered() for key in _KEYS[order])
 
 
 def _reversed(order: Order) -> tuple[sa.ColumnElement[Any], ...]:
-    return _rank(order).asc(), Frame.id.desc()
+    return tuple(key.ordered(back=True) for key in _KEYS[order])
 
 
 def _behind(order: Order, anchor: Frame) -> sa.ColumnElement[bool]:
-    rank = _rank(order)
-    value = anchor.score if order is Order.SCORE else anchor.captured_at
-    return (rank < value) | ((rank == value) & (Frame.id > anchor.id))
+    return _beyond(order, anchor, back=False)
 
 
 def _ahead(order: Order, anchor: Frame) -> sa.ColumnElement[bool]:
-    rank = _rank(order)
-    value = anchor.score if order is Order.SCORE else anchor.captured_at
-    return (rank > value) | ((rank == value) & (Frame.id < anchor.id))
+    return _beyond(order, anchor, back=True)
+
+
+def _beyond(order: Order, anchor: Frame, *, back: bool) -> sa.ColumnElement[bool]:
+    """What stands behind the anchor, or in front of it: further in the first column in which the two differ."""
+    *outer, last = _KEYS[order]
+    found = last.beyond(anchor, back=back)
+    for key in reversed(outer):
+        same = key.column == getattr(anchor, key.column.key)
+        found = key.beyond(anchor, back=back) | (same & found)
+    return found

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from datetime import datetime
 from enum import StrEnum
 from typing import Final
@@ -11,6 +11,7 @@ from typing import Final
 import sqlalchemy as sa
 from sqlalchemy.orm import Session
 
+from edgecase_cloud import catalogue
 from edgecase_cloud.catalogue import Annotation, Delivery, Frame, ObjectClass, Review
 
 MIN_SIDE_PX: Final = 1.0
@@ -71,6 +72,22 @@ class Answer:
 
 
 @dataclass(frozen=True)
+class Standing:
+    """Why a frame stands where it stands in the label queue: its rank in the batch, or the frame that it `repeats`; see `batch.Pick`."""
+
+    rank: int
+    value: float
+    score: float
+    distance: float | None
+    typicality: float
+    cost_s: float
+    quota: str
+    propensity: float
+    reason: str
+    repeats: str | None
+
+
+@dataclass(frozen=True)
 class QueueItem:
     """A frame as the queue and the editor show it."""
 
@@ -90,6 +107,7 @@ class QueueItem:
     review: Review
     revision: int
     answer: Answer | None
+    standing: Standing | None = None
 
 
 def class_names(session: Session) -> tuple[str, ...]:
@@ -123,7 +141,14 @@ def newest_answers(session: Session, frame_ids: Sequence[str]) -> dict[str, Answ
     return newest
 
 
-def item_of(row: Frame, answer: Answer | None) -> QueueItem:
+def standings_of(session: Session, frame_ids: Sequence[str]) -> dict[str, Standing]:
+    """What is known of these frames' standing, by the frame's id; frames behind the batch have none."""
+    rows = session.scalars(sa.select(catalogue.Standing).where(catalogue.Standing.frame_id.in_(frame_ids)))
+    names = [each.name for each in fields(Standing)]
+    return {row.frame_id: Standing(**{name: getattr(row, name) for name in names}) for row in rows}
+
+
+def item_of(row: Frame, answer: Answer | None, standing: Standing | None = None) -> QueueItem:
     """The frame of a row."""
     return QueueItem(
         id=row.id,
@@ -145,6 +170,7 @@ def item_of(row: Frame, answer: Answer | None) -> QueueItem:
         review=Review(row.review),
         revision=row.revision,
         answer=answer,
+        standing=standing,
     )
 
 

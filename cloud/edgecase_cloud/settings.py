@@ -7,7 +7,7 @@ import ipaddress
 import os
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Annotated, Any, Final, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Final, Literal
 
 from pydantic import Field, ValidationError, field_validator
 from pydantic_settings import (
@@ -19,6 +19,9 @@ from pydantic_settings import (
 )
 
 from edgecase_cloud.errors import Unusable
+
+if TYPE_CHECKING:
+    from edgecase_cloud.batch import BatchRules
 
 FILE_NAME: Final = "cloud.toml"
 PREFIX: Final = "EDGECASE_CLOUD_"
@@ -47,6 +50,18 @@ class CloudSettings(BaseSettings):
     max_frames_per_device_per_day: int | None = Field(
         None, ge=0, description="Offers of one device beyond this many in one UTC day are declined."
     )
+    decline_duplicates: bool = Field(
+        default=False,
+        description="Offers of frames that show what a lately taken, no less doubtful one shows are declined.",
+    )
+    batch_frames: int = Field(100, ge=1, le=500, description="How many frames the batch to label holds.")
+    batch_explore_share: float = Field(
+        0.25, ge=0, le=1, description="Of the batch, how much is random: audits, then lots."
+    )
+    label_frame_s: float = Field(
+        5.0, gt=0, le=3600, description="Seconds a labeller needs to open a frame and look it over."
+    )
+    label_box_s: float = Field(7.0, ge=0, le=3600, description="Seconds a labeller needs for each box.")
     max_classes: int = Field(2000, ge=1, le=65_535, description="How many class names all devices together may bring.")
     broker_store_bytes: int = Field(4 << 30, ge=64 << 20, description="Disk that undelivered messages may take.")
     min_free_bytes: int = Field(256 << 20, ge=0, description="`up` does not start with less free disk than this.")
@@ -99,6 +114,17 @@ class CloudSettings(BaseSettings):
     def store_url(self) -> str:
         """Where the object store listens."""
         return f"http://{self.host}:{self.s3_port}"
+
+    def batch_rules(self) -> BatchRules:
+        """How the batch to label is chosen."""
+        from edgecase_cloud.batch import BatchRules
+
+        return BatchRules(
+            frames=self.batch_frames,
+            explore_share=self.batch_explore_share,
+            frame_s=self.label_frame_s,
+            box_s=self.label_box_s,
+        )
 
     def environment(self) -> dict[str, str]:
         """This process's environment with these very settings in it, for a child process."""

@@ -17,7 +17,7 @@ SAME_IOU = 0.8
 
 
 class Oracle:
-    """A labeller with perfect sight. It takes the queue in its own order, most doubtful first, as a person would be shown it."""
+    """A labeller with perfect sight. It takes the queue in its own order, the batch first, as a person would be shown it."""
 
     def __init__(self, hub: httpx.Client, streets: Mapping[str, Street], budget_frames: int) -> None:
         self._hub = hub
@@ -35,7 +35,7 @@ class Oracle:
         wanted = min(at_most, self.budget_frames - self.spent_frames)
         if wanted <= 0:
             return 0
-        page = self._hub.get("/api/v1/queue", params={"review": "open", "order": "score", "limit": wanted})
+        page = self._hub.get("/api/v1/queue", params={"review": "open", "order": "batch", "limit": wanted})
         page.raise_for_status()
         items = page.json()["items"]
         if not items:

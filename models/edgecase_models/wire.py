@@ -9,7 +9,8 @@ from typing import Annotated, Final, TypeVar
 
 import msgspec
 import numpy as np
-from msgspec import Meta
+from msgspec import UNSET, Meta, UnsetType
+from numpy.typing import NDArray
 
 from edgecase_models.detections import Detections, DetectionsError
 
@@ -17,6 +18,8 @@ VERSION: Final = 1
 ROOT: Final = f"edgecase/{VERSION}"
 MAX_PAYLOAD_BYTES: Final = 100_000
 MAX_BOXES: Final = 300
+MAX_FEATURES: Final = 256
+MAX_FEATURE_SCALE: Final = 1e6
 
 T = TypeVar("T")
 
@@ -65,11 +68,23 @@ class Box(msgspec.Struct, frozen=True, array_like=True):
     y2: float
 
 
+class Features(msgspec.Struct, frozen=True):
+    """What the model's own layers make of the whole picture, one byte a dimension: a value is its signed code times `scale`.
+
+    Standardised (the bundle's mean taken off, divided by its deviation), so that a cosine tells like from unlike; only
+    features of one and the same model can be compared.
+    """
+
+    codes: Annotated[bytes, Meta(min_length=1, max_length=MAX_FEATURES)]
+    scale: float
+
+
 class Offer(Message, frozen=True, kw_only=True, tag="offer"):
     """Device -> cloud: a frame lies in the spool. The pixels follow when they are granted.
 
     `boxes` hold candidates too; those that score `operating_point` or more are what the device reports as detections. `context_of` names
     the frame that this one lies beside and was sent for; empty for a frame that is worth a label itself.
+    `features` is left out where the model gives none.
     """
 
     device: DeviceId
@@ -92,6 +107,7 @@ class Offer(Message, frozen=True, kw_only=True, tag="offer"):
     media_type: Text = "image/jpeg"
     thumbnail_jpeg: Annotated[bytes, Meta(max_length=24_000)] = b""
     context_of: Annotated[str, Meta(pattern=r"^([0-9a-f]{32})?\Z")] = ""
+    features: Features | UnsetType = UNSET
 
 
 class Grant(Message, frozen=True, kw_only=True, tag="grant"):
@@ -250,6 +266,23 @@ def detections_of(boxes: list[Box]) -> Detections:
         raise WireError(str(error)) from error
 
 
+def features_of(values: NDArray[np.float32]) -> Features:
+    """Pooled features (D,) as they travel, D from 1 to `MAX_FEATURES`; `WireError` where there are more or one cannot be told."""
+    flat = np.asarray(values, np.float64)
+    if flat.ndim != 1 or not 1 <= flat.size <= MAX_FEATURES:
+        raise WireError(f"features have shape {flat.shape}; a message takes (1,) to ({MAX_FEATURES},)")
+    scale = float(np.abs(flat).max()) / 127
+    if not scale < MAX_FEATURE_SCALE:  # also where it is not a number
+        raise WireError(f"a feature is not finite, or beyond {127 * MAX_FEATURE_SCALE:g}")
+    scale = scale or 1.0
+    return Features(np.round(flat / scale).astype(np.int8).tobytes(), scale)
+
+
+def values_of(features: Features) -> NDArray[np.float32]:
+    """The inverse of `features_of`, (D,), to within half of `scale`."""
+    return (np.frombuffer(features.codes, np.int8) * features.scale).astype(np.float32)
+
+
 def now() -> datetime:
     """The wall clock, aware, in UTC."""
     return datetime.now(UTC)
@@ -284,6 +317,8 @@ def _check_offer(offer: Offer) -> None:
         not (math.isfinite(r.score) and math.isfinite(r.threshold) and 0 < r.propensity <= 1) for r in offer.reasons
     ):
         raise WireError(f"frame {offer.frame_id}: a score is not finite or a propensity is not in (0, 1]")
+    if offer.features is not UNSET and not 0 < offer.features.scale < MAX_FEATURE_SCALE:
+        raise WireError(f"frame {offer.frame_id}: the scale of its features is not in (0, {MAX_FEATURE_SCALE:g})")
     for box in offer.boxes:
         if not (0 <= box.x1 <= box.x2 <= offer.width_px and 0 <= box.y1 <= box.y2 <= offer.height_px):
             raise WireError(f"frame {offer.frame_id}: a box lies outside the picture")

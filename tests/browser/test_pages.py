@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
+from edgecase_cloud import label_queue
+from edgecase_cloud.batch import BatchRules
 from edgecase_cloud.catalogue import Job, JobState
 from support import circle
 from support.wait import until
@@ -46,6 +48,20 @@ def test_a_filter_acts_when_it_is_chosen_and_stands_in_the_url(full_desk: Any) -
     full_desk.page.wait_for_url("**/queue?order=time&device=van-7", wait_until="commit")
     full_desk.page.get_by_role("link", name="clear").click()
     full_desk.page.wait_for_url("**/queue", wait_until="commit")
+
+
+def test_a_reviewer_who_starts_with_the_first_walks_down_the_batch_and_sees_why(full_desk: Any) -> None:
+    label_queue.look_at_frames(full_desk.services.catalogue)
+    rules = BatchRules(frames=6, explore_share=0.25)
+    batch = label_queue.reorder(full_desk.services.catalogue, rules, circle.START)
+    full_desk.open("/queue")
+    places = full_desk.page.locator(".place").all_inner_texts()
+    assert [place.split(" · ")[0] for place in places[:6]] == ["1", "2", "3", "4", "5", "6"]
+    for key, pick in zip("gnn", batch.picks, strict=False):
+        full_desk.key(key)
+        full_desk.page.wait_for_url(f"**/frames/{pick.id}*", wait_until="commit")
+        full_desk.ready()
+        assert pick.reason in full_desk.page.locator("#standing").inner_text()
 
 
 def test_a_training_is_started_by_a_button(desk: Any) -> None:

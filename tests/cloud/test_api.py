@@ -14,7 +14,9 @@ from hypothesis import HealthCheck, given
 from hypothesis import settings as examples
 from hypothesis import strategies as st
 
+from edgecase_cloud.batch import BatchRules
 from edgecase_cloud.catalogue import Delivery, Frame
+from edgecase_cloud.label_queue import reorder
 from edgecase_cloud.services import Services
 from edgecase_cloud.store import Refused, Unreachable
 from edgecase_cloud.web.app import create_app
@@ -60,6 +62,18 @@ def test_an_oracle_can_work_through_the_queue(client: TestClient) -> None:
         assert annotate(client, item["id"], revision=item["revision"]).status_code == 200
     assert seen == [1, 2, 3]
     assert client.get("/api/v1/queue").json() == {"items": [], "total": 0, "left": 0, "offset": 0, "limit": 50}
+
+
+def test_the_queue_gives_the_batch_in_its_order_with_its_reasons(services: Services, client: TestClient) -> None:
+    batch = reorder(services.catalogue, BatchRules(frames=2, explore_share=0.0, cold_labels=0), circle.START)
+    default, told = (client.get("/api/v1/queue", params=query).json()["items"] for query in ({}, {"order": "batch"}))
+    assert default == told
+    assert [item["id"] for item in told[:2]] == [pick.id for pick in batch.picks]
+    first = told[0]["standing"]
+    assert (first["rank"], first["quota"], first["distance"]) == (1, "best", None)
+    assert first["reason"] == batch.picks[0].reason
+    assert told[2]["standing"] is None
+    assert client.get(f"/api/v1/frames/{told[0]['id']}").json()["frame"]["standing"] == first
 
 
 def test_a_frame_tells_all_that_the_editor_needs(client: TestClient) -> None:

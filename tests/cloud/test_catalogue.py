@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import sqlite3
 import threading
+from collections.abc import Callable
 from datetime import UTC, datetime, timedelta, timezone
 from pathlib import Path
+from typing import Any
 
 import pytest
 import sqlalchemy as sa
+from alembic import command
 from alembic.autogenerate import compare_metadata
 from alembic.runtime.migration import MigrationContext
 from alembic.script import ScriptDirectory
@@ -17,6 +20,7 @@ from sqlalchemy.exc import StatementError
 from edgecase_cloud import migrations
 from edgecase_cloud.catalogue import (
     DELIVERY_MOVES,
+    LATER,
     Base,
     Catalogue,
     Delivery,
@@ -65,6 +69,39 @@ def test_two_upgrades_at_once_give_one_schema(tmp_path: Path) -> None:
     for thread in threads:
         thread.join()
     assert sorted(done) == [False, False, False, True]
+
+
+def test_a_catalogue_of_the_first_version_keeps_its_frames_and_can_go_back(tmp_path: Path) -> None:
+    catalogue = Catalogue.in_folder(tmp_path)
+
+    def step(to: str, move: Callable[[Any, str], None]) -> None:
+        config = migrations.configuration()
+        with catalogue.engine.execution_options(edgecase_writing=True).begin() as connection:
+            config.attributes["connection"] = connection
+            move(config, to)
+
+    def frames() -> list[dict[str, Any]]:
+        with catalogue.engine.connect() as connection:
+            return [dict(row._mapping) for row in connection.execute(sa.text("SELECT * FROM frames"))]
+
+    step("0001", command.upgrade)
+    first = sa.inspect(catalogue.engine).get_indexes("frames")
+    with catalogue.engine.begin() as connection:
+        connection.execute(sa.text("INSERT INTO devices VALUES ('a', '2026-01-01', '', 0, '', NULL, '', '{}')"))
+        columns = sa.inspect(connection).get_columns("frames")
+        given = {each["name"]: "open" if each["name"] == "review" else 0 for each in columns} | {"device_id": "a"}
+        connection.execute(sa.insert(sa.table("frames", *(sa.column(name) for name in given))), given)
+    (before,) = frames()
+    step("head", command.upgrade)
+    (after,) = frames()
+    assert after == before | {"place": LATER}
+    step("0001", command.downgrade)
+    assert frames() == [before]
+    assert sa.inspect(catalogue.engine).get_indexes("frames") == first
+    assert {"looks", "standings"}.isdisjoint(sa.inspect(catalogue.engine).get_table_names())
+    step("head", command.upgrade)
+    with catalogue.engine.connect() as connection:
+        assert compare_metadata(MigrationContext.configure(connection), Base.metadata) == []
 
 
 def test_a_step_that_fails_leaves_the_catalogue_as_it_was(tmp_path: Path) -> None:

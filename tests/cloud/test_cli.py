@@ -9,7 +9,9 @@ from pathlib import Path
 
 import pytest
 
+from edgecase_cloud import review_queue
 from edgecase_models import wire
+from support import circle
 from support.cloud import Cloud, edgecase_cloud, shot
 
 HEAVY = (
@@ -38,11 +40,11 @@ def test_every_command_of_every_part_is_there() -> None:
 
     names = {command.name or command.callback.__name__ for command in app.registered_commands if command.callback}
     groups = {group.name for group in app.registered_groups}
-    assert {"up", "status", "reconcile", "serve"} <= names
+    assert {"up", "status", "batch", "reconcile", "serve"} <= names
     assert "device" in groups
 
 
-@pytest.mark.parametrize("command", [("status",), ("reconcile",), ("device", "list")])
+@pytest.mark.parametrize("command", [("status",), ("batch",), ("reconcile",), ("device", "list")])
 def test_a_folder_without_a_cloud_is_said_in_one_line(tmp_path: Path, command: tuple[str, ...]) -> None:
     result = edgecase_cloud(*command, "--data", str(tmp_path / "none"))
     assert (result.returncode, result.stdout) == (2, "")
@@ -78,6 +80,31 @@ def test_status_and_lists_tell_a_script_and_a_person_what_is_there(cloud: Cloud)
     assert listed in json.loads(cloud.run("device", "list", "--json").stdout)
     assert "cli-cam" in cloud.run("device", "list").stdout
     assert "frames acknowledged" in cloud.run("status").stdout
+
+
+def test_the_batch_is_told_to_a_script_and_to_a_person_and_is_the_queues_order(tmp_path: Path) -> None:
+    data = tmp_path / "data"
+    made = circle.services_in(data)
+    with made.catalogue.session.begin() as session:
+        circle.add_classes(session)
+        circle.add_device(session)
+        for number in range(1, 7):
+            circle.add_frame(made, session, number, score=float(number), thumbnail_jpeg=circle.plain_jpeg(20 * number))
+        circle.add_frame(made, session, 9, score=0.1, thumbnail_jpeg=circle.plain_jpeg(20))
+    told = json.loads(edgecase_cloud("batch", "--data", str(data), "--size", "4", "--json").stdout)
+    assert (told["waiting"], told["labels"], told["cold"]) == (7, 0, 1.0)
+    assert [pick["rank"] for pick in told["picks"]] == [1, 2, 3, 4]
+    assert told["repeats"] == [
+        {"id": circle.frame_id(9), "of": circle.frame_id(1), "reason": f"duplicate of {circle.frame_id(1)}"}
+    ]
+    with made.catalogue.session() as session:
+        queue = review_queue.queue(session, review_queue.QueueFilter(), limit=4)
+    assert [item.id for item in queue.items] == [pick["id"] for pick in told["picks"]]
+    shown = edgecase_cloud("batch", "--data", str(data), "--size", "4").stdout
+    assert "4 of 7 frames that wait" in shown
+    assert "1 repeat others and stand last" in shown
+    refused = edgecase_cloud("batch", "--data", str(data), "--size", "0")
+    assert refused.returncode == 2
 
 
 def test_reconcile_finds_what_is_missing_and_what_is_too_much(cloud: Cloud) -> None:

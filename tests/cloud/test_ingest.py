@@ -9,14 +9,17 @@ from pathlib import Path
 from typing import Any
 
 import msgspec
+import numpy as np
 import pytest
 import sqlalchemy as sa
 
-from edgecase_cloud.catalogue import Delivery, Device, Event, Frame, ObjectClass
+from edgecase_cloud.catalogue import Delivery, Device, Event, Frame, Look, ObjectClass
+from edgecase_cloud.fingerprint import Fingerprint
 from edgecase_cloud.ingest import Ingest, Reply
 from edgecase_cloud.services import Services
 from edgecase_cloud.store import ObjectStore, PutGrant, Unreachable
 from edgecase_models import wire
+from support import circle
 from support.broker import free_port
 from support.cloud import NOW, Shot, make_services, shot
 from support.s3 import S3Server, put
@@ -61,6 +64,19 @@ def tell(parts: Services) -> Told:
 
 
 # Offer, grant, stored, ack
+
+
+def test_what_a_frame_looks_like_is_worked_out_when_it_is_offered(tell: Told) -> None:
+    features = wire.features_of(np.array([1.0, -0.5], np.float32))
+    seen, blind = shot(thumbnail_jpeg=circle.plain_jpeg(), features=features), shot()
+    for frame in (seen, blind, seen):
+        tell(frame.offer)
+    with tell.parts.catalogue.session() as session:
+        looks = {look.frame_id: look for look in session.scalars(sa.select(Look))}
+    assert set(looks) == {seen.id, blind.id}
+    assert Fingerprint.from_bytes(looks[seen.id].fingerprint).luma == pytest.approx(100, abs=15)
+    assert (looks[seen.id].features, looks[seen.id].features_scale) == (features.codes, features.scale)
+    assert (looks[blind.id].fingerprint, looks[blind.id].features) == (b"", b"")
 
 
 def test_a_frame_goes_from_offer_to_acknowledged_and_its_row_says_all_that_was_offered(tell: Told) -> None:
@@ -398,3 +414,36 @@ def test_on_a_full_disk_nothing_is_answered_and_the_message_can_be_handed_in_aga
         tell(frame.offer)
     pages = 10_000
     assert isinstance(tell(frame.offer), wire.Grant)
+
+
+# Duplicates
+
+
+def test_duplicates_are_taken_unless_they_are_to_be_declined(tell: Told) -> None:
+    for _ in range(2):
+        assert isinstance(tell(shot(thumbnail_jpeg=circle.plain_jpeg()).offer), wire.Grant)
+
+
+@pytest.mark.parametrize(
+    ("changes", "expected"),
+    [
+        ({}, wire.Decline),
+        ({"device": "cam-2"}, wire.Decline),
+        ({"score": 0.6}, wire.Grant),
+        ({"thumbnail_jpeg": circle.plain_jpeg(160)}, wire.Grant),
+        ({"thumbnail_jpeg": b""}, wire.Grant),
+        ({"reasons": [wire.Reason("audit", 0.1, 0.0, 0.1)]}, wire.Grant),
+    ],
+    ids=["again", "on another device", "more doubtful", "other light", "no thumbnail", "audit"],
+)
+def test_where_they_are_declined_only_what_shows_nothing_new_is(
+    tmp_path: Path, s3: S3Server, changes: dict[str, Any], expected: type[wire.Down]
+) -> None:
+    tell = Told(make_services(tmp_path, s3.store, "cam-1", "cam-2", decline_duplicates=True))
+    first = shot(thumbnail_jpeg=circle.plain_jpeg())
+    assert isinstance(tell(first.offer), wire.Grant)
+    answer = tell(shot(**{"thumbnail_jpeg": circle.plain_jpeg()} | changes).offer)
+    assert isinstance(answer, expected)
+    if isinstance(answer, wire.Decline):
+        assert answer.reason == f"it shows what {first.id} shows"
+    assert isinstance(tell(first.offer), wire.Grant)  # it is no duplicate of itself

@@ -65,7 +65,7 @@ def answer(
 def test_the_most_doubtful_frame_comes_first_or_the_newest_where_asked(services: Services, session: Session) -> None:
     for number, score in ((1, 0.2), (2, 0.9), (3, 0.5), (4, 0.9)):
         circle.add_frame(services, session, number, score=score)
-    by_score = ids(review_queue.queue(session, QueueFilter(), limit=9))
+    by_score = ids(review_queue.queue(session, QueueFilter(order=Order.SCORE), limit=9))
     by_time = ids(review_queue.queue(session, QueueFilter(order=Order.TIME), limit=9))
     first = sorted((circle.frame_id(2), circle.frame_id(4)))
     assert by_score == [*first, circle.frame_id(3), circle.frame_id(1)]

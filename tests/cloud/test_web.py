@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import html
 import re
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
@@ -13,7 +14,8 @@ from urllib.parse import urlsplit
 import pytest
 from fastapi.testclient import TestClient
 
-from edgecase_cloud import review, reviewable
+from edgecase_cloud import label_queue, review, reviewable
+from edgecase_cloud.batch import BatchRules
 from edgecase_cloud.catalogue import Bundle, Job, JobState, Review
 from edgecase_cloud.services import Services
 from edgecase_cloud.web import outcome, words
@@ -21,6 +23,7 @@ from edgecase_cloud.web.app import STATIC, create_app
 from support import circle
 
 PAGES = ("/", "/queue", "/devices", "/datasets", "/jobs", "/releases")
+RULES = BatchRules(frames=1, explore_share=0.0, cold_labels=0)
 EVIL = "<script>alert(1)</script>\"'><img src=x onerror=alert(2)>"
 
 
@@ -197,6 +200,40 @@ def test_a_frame_says_in_words_why_it_is_here(full: TestClient) -> None:
     text = full.get(f"/frames/{circle.frame_id(3)}").text
     assert "Drawn by lot" in text
     assert "had a chance of 1.2 %" in text
+
+
+def test_the_queue_and_a_frame_say_why_they_stand_where_they_stand(services: Services) -> None:
+    thumbnail = circle.plain_jpeg()
+    with services.catalogue.session.begin() as session:
+        circle.add_classes(session)
+        circle.add_device(session)
+        for number in range(1, 4):
+            circle.add_frame(services, session, number, score=number, thumbnail_jpeg=thumbnail if number > 1 else b"")
+    label_queue.look_at_frames(services.catalogue)
+    (pick, *_) = label_queue.reorder(services.catalogue, RULES, circle.START).picks
+    client = client_of(services)
+    text = client.get("/queue").text
+    assert re.findall(r'<span class="place[^>]*>(.*?)</span>', text) == ["1 · best value", "duplicate"]
+    assert pick.reason in html.unescape(text)
+    assert '<option value="batch" selected>' in text
+    assert pick.reason in html.unescape(client.get(f"/frames/{pick.id}").text)
+    repeat = client.get(f"/frames/{circle.frame_id(2)}").text
+    assert "so it stands last" in repeat
+    assert f'href="/frames/{circle.frame_id(3)}"' in repeat
+    assert "Behind the batch" in client.get(f"/frames/{circle.frame_id(1)}").text
+
+
+def test_a_reason_is_text_whatever_a_class_is_called(services: Services) -> None:
+    with services.catalogue.session.begin() as session:
+        circle.add_classes(session, ["car", EVIL])
+        circle.add_device(session)
+        for number in range(1, 9):
+            boxes = [[0, 0.9, 1.0, 1.0, 50.0, 50.0]] * 9 + [[1, 0.3, 1.0, 1.0, 50.0, 50.0]]
+            circle.add_frame(services, session, number, boxes=boxes)
+    batch = label_queue.reorder(services.catalogue, BatchRules(), circle.START)
+    pick = next(pick for pick in batch.picks if "alert(1)" in pick.reason)
+    for path in ("/queue", f"/frames/{pick.id}"):
+        assert Page(client_of(services).get(path).text).inline == []
 
 
 def test_the_jobs_page_shows_the_gates_comparison(full: TestClient) -> None:

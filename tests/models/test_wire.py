@@ -42,6 +42,7 @@ def offer(**changes: Any) -> wire.Offer:
     return wire.Offer(**given | changes)
 
 
+WITH_FEATURES = offer(features=wire.Features(b"\x7f\x00\x81\x05", 0.25))
 MESSAGES: list[wire.Up | wire.Down] = [
     offer(),
     wire.Stored(device="cam-1", frame_id="0" * 32, key="frames/cam-1/x.jpg", sha256="a" * 64),
@@ -60,7 +61,7 @@ def decode(message: wire.Up | wire.Down, payload: bytes) -> wire.Up | wire.Down:
     return wire.decode_up(payload) if isinstance(message, wire.Up) else wire.decode_down(payload)
 
 
-@pytest.mark.parametrize("message", MESSAGES, ids=lambda message: type(message).__name__)
+@pytest.mark.parametrize("message", [*MESSAGES, WITH_FEATURES], ids=lambda message: type(message).__name__)
 def test_what_leaves_is_what_arrives(message: wire.Up | wire.Down) -> None:
     assert decode(message, wire.encode(message)) == message
 
@@ -70,6 +71,14 @@ def test_version_1_is_read_and_written_as_it_was_first_published(message: wire.U
     golden = json.loads(GOLDEN.read_text())[type(message).__name__]
     assert json.loads(wire.encode(message)) == golden
     assert decode(message, json.dumps(golden | {"a_later_field": 1}).encode()) == message
+
+
+def test_an_offer_with_features_is_read_and_written_as_it_was_first_published() -> None:
+    golden = json.loads(GOLDEN.read_text())["Offer with features"]
+    assert json.loads(wire.encode(WITH_FEATURES)) == golden
+    assert wire.decode_up(json.dumps(golden).encode()) == WITH_FEATURES
+    without = {key: value for key, value in golden.items() if key != "features"}
+    assert wire.decode_up(json.dumps(without).encode()) == offer()
 
 
 @pytest.mark.parametrize(
@@ -101,6 +110,14 @@ def test_version_1_is_read_and_written_as_it_was_first_published(message: wire.U
         {"boxes": [[0, 0.5, 0, 0, 5]]},
         {"boxes": [[0, 0.5, 0, 0, 5, 5]] * 10_000},
         {"thumbnail_jpeg": "not base64!"},
+        {"features": None},
+        {"features": {"codes": "not base64!", "scale": 1.0}},
+        {"features": {"codes": "", "scale": 1.0}},
+        {"features": {"codes": "AAAA" * 86, "scale": 1.0}},
+        {"features": {"codes": "AAAA", "scale": 0.0}},
+        {"features": {"codes": "AAAA", "scale": -1.0}},
+        {"features": {"codes": "AAAA", "scale": 1e7}},
+        {"features": {"codes": "AAAA"}},
         {"v": 2},
         {"type": "ack"},
     ],
@@ -191,6 +208,25 @@ def test_detections_travel_best_first_and_at_most_300() -> None:
         wire.detections_of([wire.Box(0, 0.5, 5, 0, 1, 1)])
 
 
+def test_features_travel_to_within_half_a_step() -> None:
+    values = np.random.default_rng(1).normal(size=256).astype(np.float32)
+    sent = wire.features_of(values)
+    assert len(sent.codes) == 256
+    assert np.abs(wire.values_of(sent) - values).max() <= sent.scale * 0.501
+    assert wire.values_of(wire.features_of(np.zeros(4, np.float32))).tolist() == [0.0] * 4
+    assert len(wire.encode(offer(features=sent))) - len(wire.encode(offer())) < 420
+
+
+@pytest.mark.parametrize(
+    "values",
+    [np.zeros(0), np.zeros(257), np.zeros((2, 2)), np.array([np.nan]), np.array([np.inf]), np.array([1e9])],
+    ids=["none", "too many", "a matrix", "no number", "infinite", "huge"],
+)
+def test_features_that_cannot_travel_are_refused(values: np.ndarray) -> None:
+    with pytest.raises(wire.WireError):
+        wire.features_of(values)
+
+
 def test_the_balance_names_every_frame() -> None:
     assert wire.Balance(kept=6, acknowledged=1, spooled=1, evicted=1, rejected=1, declined=1, lost_local=1).holds
     assert not wire.Balance(kept=2, acknowledged=1).holds
@@ -198,5 +234,12 @@ def test_the_balance_names_every_frame() -> None:
 
 if __name__ == "__main__":
     GOLDEN.write_text(
-        json.dumps({type(m).__name__: json.loads(msgspec.json.encode(m)) for m in MESSAGES}, indent=1) + "\n"
+        json.dumps(
+            {
+                **{type(m).__name__: json.loads(msgspec.json.encode(m)) for m in MESSAGES},
+                "Offer with features": json.loads(msgspec.json.encode(WITH_FEATURES)),
+            },
+            indent=1,
+        )
+        + "\n"
     )

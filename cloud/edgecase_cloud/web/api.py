@@ -39,7 +39,7 @@ def queue_filter(
     strategy: Text = "",
     model: Text = "",
     min_score: Annotated[str, Query(max_length=20)] = "",
-    order: review_queue.Order = review_queue.Order.SCORE,
+    order: review_queue.Order = review_queue.Order.BATCH,
 ) -> review_queue.QueueFilter:
     """The filter that a URL's query describes; empty values ask for everything."""
     return review_queue.QueueFilter(
@@ -71,7 +71,10 @@ def queue(
     limit: Annotated[int, Query(ge=1, le=MAX_PAGE)] = 50,
     offset: Annotated[int, Query(ge=0, le=schemas.MAX_INT)] = 0,
 ) -> review_queue.QueuePage:
-    """Frames whose picture has arrived, most doubtful or newest first. `review` is open, accepted, corrected, rejected or any."""
+    """Frames whose picture has arrived: the batch, the most doubtful, or the newest first.
+
+    `review` is open, accepted, corrected, rejected or any.
+    """
     with reading(services) as session:
         return review_queue.queue(session, wanted, limit=limit, offset=offset)
 

@@ -30,7 +30,7 @@ router = APIRouter(include_in_schema=False)
 
 PAGE_SIZE: Final = 48
 FILTER_KEYS: Final = ("review", "device", "camera", "class", "strategy", "model", "min_score", "order")
-DEFAULTS: Final = {"review": "open", "order": "score"}
+DEFAULTS: Final = {"review": "open", "order": "batch"}
 
 
 @router.get("/")

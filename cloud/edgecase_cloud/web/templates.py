@@ -20,6 +20,7 @@ TEMPLATES.env.filters.update(
     moment=words.moment,
     number=words.number,
     percent=words.percent,
+    quota=words.quota,
     short=words.short,
 )
 TEMPLATES.env.globals.update(

@@ -49,6 +49,19 @@ SYNONYMS: Final = {
     "second_look": "committee",
     "hard_disagreement": "disagreement",
 }
+QUOTAS: Final = {
+    "best": "best value",
+    "class": "rare class",
+    "camera": "camera's turn",
+    "condition": "light's turn",
+    "audit": "audit",
+    "lot": "by lot",
+}
+
+
+def quota(name: str) -> str:
+    """What served a frame of the batch, in a word or two."""
+    return QUOTAS.get(name, name)
 
 
 def chip(strategy: str) -> str:

@@ -4,7 +4,7 @@ const filters = document.getElementById("filters");
 
 function send() {
   const url = new URL(filters.action);
-  const usual = { review: "open", order: "score" };
+  const usual = { review: "open", order: "batch" };
   for (const [key, value] of new FormData(filters)) if (value && value !== usual[key]) url.searchParams.set(key, value);
   location.assign(url);
 }
