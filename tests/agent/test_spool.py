@@ -484,7 +484,11 @@ def test_one_process_puts_while_another_sends_and_the_balance_holds_at_every_loo
                 for entry in sending.due(4, 0):
                     if sending.offered(entry.frame_id):
                         sending.granted(entry.frame_id, a_grant(entry.frame_id))
-                        sending.open(entry).close()
+                        try:
+                            sending.open(entry).close()
+                        except Damaged:  # evicted between the grant and this moment: every move is refused now
+                            assert not sending.stored(entry.frame_id)
+                            continue
                         sending.stored(entry.frame_id)
                         sending.acknowledged(entry.frame_id)
                 looks.append(Spool.look(memory_path).balance)
