@@ -42,7 +42,7 @@ class FrameMeta(msgspec.Struct, frozen=True, kw_only=True):
     media_type: str = "image/jpeg"
     thumbnail_jpeg: bytes = b""
     priority: int = 0
-    context_of: str = ""
+    context_of: wire.FrameId | UnsetType = UNSET
     features: wire.Features | UnsetType = UNSET
 
     def offer(self, device: str, sha256: str, size_bytes: int) -> wire.Offer:

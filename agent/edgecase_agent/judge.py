@@ -11,6 +11,7 @@ from types import MappingProxyType
 from typing import TYPE_CHECKING, Final, Generic, Protocol, TypeVar
 
 import numpy as np
+from msgspec import UNSET
 from numpy.typing import NDArray
 
 from edgecase_agent import scoring
@@ -274,7 +275,7 @@ def _reasons(doubt: _Doubt, values: dict[Trigger, float], cues: tuple[Cue, ...])
     if look is not None and found is not None and view is not None:
         measures = {"disagreement": float(found.hard), "mutual_information": found.mutual_information}
         for name, value in measures.items():
-            yield Reason(name, value, 0.0, look.propensity, look.rank, view.model_digest)
+            yield Reason(name, value, 0.0, look.propensity, look.rank, view.model_digest or UNSET)
     strongest: dict[str, float] = {}
     for cue in cues:
         strongest[cue.kind.value] = max(cue.score, strongest.get(cue.kind.value, 0.0))
@@ -282,7 +283,7 @@ def _reasons(doubt: _Doubt, values: dict[Trigger, float], cues: tuple[Cue, ...])
         if value >= MATCHES[Trigger.MISSED]:
             yield Reason(name, value, MATCHES[Trigger.MISSED])
     if found is not None and view is not None and found.missed >= MATCHES[Trigger.MISSED]:
-        yield Reason("seen_by_one", found.missed, MATCHES[Trigger.MISSED], model_digest=view.model_digest)
+        yield Reason("seen_by_one", found.missed, MATCHES[Trigger.MISSED], model_digest=view.model_digest or UNSET)
     if values.get(Trigger.NOVELTY, 0.0) >= MATCHES[Trigger.NOVELTY]:
         yield Reason("novelty", values[Trigger.NOVELTY], MATCHES[Trigger.NOVELTY])
 

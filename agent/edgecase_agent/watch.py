@@ -121,7 +121,7 @@ class Shot:
             operating_point=self.model.operating_point,
             thumbnail_jpeg=self.thumbnail,
             priority=-1 if keep.beside is not None else int(keep.audit),
-            context_of=keep.beside.frame_id if keep.beside is not None else "",
+            context_of=UNSET if keep.beside is None else keep.beside.frame_id,
             features=UNSET if features is None else wire.features_of(features),
         )
 

@@ -46,15 +46,15 @@ class Reason(msgspec.Struct, frozen=True):
     """Why a frame was kept: the query strategy, what it measured and what it was held against.
 
     `propensity` is the known probability of a random pick, 1.0 for a pick by rank. `rank` is the share of recent frames that score lower,
-    `model_digest` the second member's that gave the score, empty for the frame's own model.
+    `model_digest` the second member's that gave the score; both are left out where there is none, as for the frame's own model.
     """
 
     strategy: Text
     score: float
     threshold: float
     propensity: float = 1.0
-    rank: Annotated[float, Meta(ge=0, le=1)] = 0.0
-    model_digest: Annotated[str, Meta(pattern=r"^([0-9a-f]{64})?\Z")] = ""
+    rank: Annotated[float, Meta(ge=0, le=1)] | UnsetType = UNSET
+    model_digest: Digest | UnsetType = UNSET
 
 
 class Box(msgspec.Struct, frozen=True, array_like=True):
@@ -83,7 +83,7 @@ class Offer(Message, frozen=True, kw_only=True, tag="offer"):
     """Device -> cloud: a frame lies in the spool. The pixels follow when they are granted.
 
     `boxes` hold candidates too; those that score `operating_point` or more are what the device reports as detections. `context_of` names
-    the frame that this one lies beside and was sent for; empty for a frame that is worth a label itself.
+    the frame that this one lies beside and was sent for; left out for a frame that is worth a label itself.
     `features` is left out where the model gives none.
     """
 
@@ -106,7 +106,7 @@ class Offer(Message, frozen=True, kw_only=True, tag="offer"):
     operating_point: Annotated[float, Meta(gt=0, lt=1)] = 0.25
     media_type: Text = "image/jpeg"
     thumbnail_jpeg: Annotated[bytes, Meta(max_length=24_000)] = b""
-    context_of: Annotated[str, Meta(pattern=r"^([0-9a-f]{32})?\Z")] = ""
+    context_of: FrameId | UnsetType = UNSET
     features: Features | UnsetType = UNSET
 
 
