@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 export YOLO_OFFLINE := 1
 export YOLO_AUTOINSTALL := 0
 
-.PHONY: help demo test test-agent check bench bench-parity bench-loop wheel clean
+.PHONY: help demo test test-agent check bench bench-parity bench-loop bench-triage wheel clean
 
 help: ## this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /  make \1\t/' | expand -t 22
@@ -38,13 +38,17 @@ check: $(VENV)/ready ## formatting, lint, types, floors
 	@$(BIN)/mypy
 	@$(BIN)/lint-imports --no-logo 2>/dev/null || $(BIN)/lint-imports
 
-bench: bench-parity bench-loop ## every benchmark, tables printed and JSON in build/bench/
+bench: bench-parity bench-loop bench-triage ## every benchmark, tables printed and JSON in build/bench/
 
 bench-parity: $(VENV)/ready ## boxes, scores and mAP beside Ultralytics on the same ONNX files
 	@cd tests && ../$(BIN)/python -m bench.bench_parity
 
 bench-loop: $(VENV)/ready ## frames per second of the whole loop beside session.run and Ultralytics
 	@cd tests && ../$(BIN)/python -m bench.bench_loop
+
+bench-triage: $(VENV)/ready ## which frames: our selection beside its peers on labelled streams, by the truth
+	@$(BIN)/pip install --quiet --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[bench]'
+	@cd tests && ../$(BIN)/python -m bench.triage.run
 
 wheel: $(VENV)/ready ## build the wheel into dist/
 	@$(BIN)/pip wheel --quiet --no-deps --wheel-dir dist .

@@ -36,10 +36,10 @@ class _Played:
         self.names = tuple(names)
         self.look: Look | None = None
 
-    def detect(self, picture: Picture, *, shift_px: int = 0, mirrored: bool = False) -> Detections:
+    def detect(self, picture: Picture, *, shift_px: int = 0, mirrored: bool = False) -> Detections:  # noqa: ARG002
         raise AssertionError("every pass was recorded")
 
-    def letterbox(self, picture: Picture) -> Letterbox:
+    def letterbox(self, picture: Picture) -> Letterbox:  # noqa: ARG002
         raise AssertionError("every pass was recorded")
 
 
@@ -59,7 +59,7 @@ class _SecondPass:
     def __init__(self, played: _Played) -> None:
         self._played = played
 
-    def look(self, picture: Picture, incumbent: Detecting) -> View:
+    def look(self, picture: Picture, incumbent: Detecting) -> View:  # noqa: ARG002
         assert self._played.look is not None, "a first pass went before"
         return second_view(self._played.look)
 
