@@ -136,7 +136,10 @@ class Judge(Generic[T]):
         self._chance = selection.chance
 
     def judge(self, shown: Shown[T], model: Judging, detections: Detections, stage: Stage = nullcontext) -> Judged:
-        """Judge a frame that `model` saw. `stage` times the parts: score, second, select. Raises `ValueError` where its score is no number."""
+        """Judge a frame that `model` saw. `stage` times the parts: score, second, select.
+
+        Raises `ValueError` where its score is no number.
+        """
         at_s = shown.captured_at.timestamp()
         if model.digest != self._digest:
             self._digest = model.digest

@@ -21,6 +21,7 @@ from edgecase_cloud.dataset_files import DatasetFolder
 from edgecase_cloud.datasets import Kind, Pictures
 from edgecase_cloud.errors import Unusable
 from edgecase_cloud.gate import GoldenSet, Rules
+from edgecase_cloud.packing import calibration_of, with_features
 from edgecase_cloud.release import DEFAULT_CHANNEL
 from edgecase_cloud.splits import SplitError, SplitRule
 from edgecase_cloud.training import Export, Run, Trained, TrainingRecipe, TrainingStopped
@@ -28,6 +29,7 @@ from edgecase_models.bundle import Bundle as Package
 from edgecase_models.bundle import BundleError, Lineage, pack
 from edgecase_models.detector import Runtime
 from edgecase_models.evaluate import Sample, read_rgb, samples_from_folder
+from edgecase_models.features import FeaturesError
 
 STAGES: Final = ("dataset", "train", "export", "gate", "release")
 GOLDEN_PICTURES: Final = 2
@@ -219,9 +221,12 @@ class Retraining:
     def _pack(
         self, trained: Trained, parent: Package, dataset: Dataset, golden: Sequence[tuple[Dataset, DatasetFolder]]
     ) -> Package:
+        samples = [sample for _, folder in golden for sample in _samples(folder)]
+        runtime = Runtime(threads=self.request.options.gate_threads)
         try:
+            onnx = with_features(trained.onnx, parent, samples)
             return pack(
-                trained.onnx,
+                onnx,
                 trained.onnx.with_name("candidate.tar"),
                 name=parent.manifest.name,
                 version=f"{self.at:%Y%m%d}-{self.name}",
@@ -229,9 +234,10 @@ class Retraining:
                 thresholds=parent.thresholds,
                 lineage=Lineage(parent_digest=parent.digest, dataset_id=dataset.id, run=self.name),
                 license=parent.manifest.license,
+                calibration=calibration_of(onnx, parent.thresholds, samples, runtime),
                 created_at=self.at.replace(microsecond=0),
             )
-        except BundleError as error:
+        except (BundleError, FeaturesError) as error:
             raise bundles.ModelError(f"the trained model cannot be packed: {error}") from error
 
     def _judge(

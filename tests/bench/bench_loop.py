@@ -40,8 +40,9 @@ os.environ |= {"YOLO_OFFLINE": "1", "YOLO_AUTOINSTALL": "0", "YOLO_VERBOSE": "Fa
 FOOTAGE, WEIGHTS = SHARED / "footage", SHARED / "weights"
 BARS = {640: 0.90, 320: 0.80}
 EQUAL_BAR, DEFAULT_BAR = 1.25, 2.0
-"""Against Ultralytics on the square export that it makes by default: a rectangle that fits the camera is part of what is compared. On the same
-file `session.run` alone is the ceiling, which the report prints beside the figure."""
+"""Against Ultralytics on the square export that it makes by default: a rectangle that fits the camera is part of what is compared. On
+the same file `session.run` alone is the ceiling, which the report prints beside the figure."""
+
 CLOCKS: dict[str, Callable[[], float]] = {"wall": perf_counter, "cpu": process_time}
 clock_name = "wall"
 STAGES = ("wait", "pre", "run", "post", "score", "select", "encode")

@@ -220,7 +220,8 @@ def _show_catches(title: str, group: Sequence[Measured]) -> None:
         errors, missed = (_ratio(group, name, key) for key in ("errors", "missed_tracks"))
         table.add_row(
             name, f"{catch['picks'].mean:.0f}", f"{catch['overspend'].mean:.1f}", f"{catch['precision'].mean:.2f}",
-            f"{catch['errors'].mean:.3f}", f"{errors.mean:.2f}", f"{catch['missed_tracks'].mean:.3f}", f"{missed.mean:.2f}", f"{missed.least:.2f}",
+            f"{catch['errors'].mean:.3f}", f"{errors.mean:.2f}",
+            f"{catch['missed_tracks'].mean:.3f}", f"{missed.mean:.2f}", f"{missed.least:.2f}",
             f"{catch['scenes'].mean:.2f}", f"{catch['near_duplicates'].mean:.2f}", f"{catch['boxes'].mean:.0f}",
             style="bold" if name.startswith("edgecase") else "",
         )  # fmt: skip
