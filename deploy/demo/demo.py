@@ -262,7 +262,7 @@ def _retrain(plan: Plan, hub: httpx.Client, display: Display, watchdog: _Watchdo
         "time_s": max(100.0, plan.aim_s - passed_s - AFTER_TRAINING_S),
         "threads": max(1, cores - len(plan.device_cores)),
         "replay": plan.replay_pictures,
-        "keep": 0.25,
+        "keep": 0.3,
         "lr0": 0.002,
         "block_s": 10.0,
         "gap_s": 1.0,
