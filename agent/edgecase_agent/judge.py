@@ -101,6 +101,7 @@ class _Doubt:
     errors: NDArray[np.floating]
     tracks: NDArray[np.int64]
     strategy: str
+    first: float = 0.0
     view: View | None = None
     found: Disagreement | None = None
     look: SecondLook | None = None
@@ -195,7 +196,7 @@ class Judge(Generic[T]):
         found = disagreement(detections, view, model.operating_point, model.calibration)
         errors = np.concatenate([found.errors, found.only_second_errors])
         tracks = np.concatenate([first.tracks, np.zeros(len(found.only_second), np.int64)])
-        return _Doubt(errors, tracks, "c_ede", view, found, look)
+        return _Doubt(errors, tracks, "c_ede", value, view, found, look)
 
     # ---- what else is there to say -----------------------------------------------------------------------------
 
@@ -276,6 +277,7 @@ def _reasons(doubt: _Doubt, values: dict[Trigger, float], cues: tuple[Cue, ...])
     """Everything that holds of the frame, each with the value from which it does."""
     look, found, view = doubt.look, doubt.found, doubt.view
     if look is not None and found is not None and view is not None:
+        yield Reason("ede", doubt.first, 0.0, rank=look.rank)
         measures = {"disagreement": float(found.hard), "mutual_information": found.mutual_information}
         for name, value in measures.items():
             yield Reason(name, value, 0.0, look.propensity, look.rank, view.model_digest or UNSET)

@@ -236,7 +236,7 @@ class SelectionPolicy(Section):
         default=4, ge=-1, le=64, description="How alike two pictures may be; -1 keeps repetitions."
     )
     repeat_levels: int = Field(default=6, ge=0, le=255, description="How alike in brightness.")
-    leaders: int = Field(default=8, ge=1, le=1000, description="Frames held in memory for one window.")
+    leaders: int = Field(default=16, ge=1, le=1000, description="Frames held in memory for one window.")
     memory: int = Field(default=64, ge=0, le=10_000, description="Kept frames that new ones are compared with.")
     context_before_s: float = Field(
         default=0.0, ge=0, le=30, description="Frames from this long before a pick go with it."

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import json
 import os
 from pathlib import Path
@@ -12,8 +11,8 @@ from hypothesis import given
 from hypothesis import settings as examples
 from hypothesis import strategies as st
 
-from edgecase_agent.assemble import rules_of
-from edgecase_agent.selection import Rules
+from edgecase_agent.by_policy import rules_of
+from edgecase_agent.rules import Rules
 from edgecase_agent.settings import (
     AgentSettings,
     SettingsError,
@@ -205,8 +204,7 @@ def test_every_key_says_what_it_is_for_and_the_selection_is_that_of_the_rules() 
     for key, field in known_fields(AgentSettings):
         assert field.description, key
     assert {"selection.window_s", "log_level", "campaigns.when"} <= set(known_keys())
-    rules = {field.name: field.default for field in dataclasses.fields(Rules)}
-    assert dataclasses.asdict(rules_of(AgentSettings.model_fields["selection"].default)) == rules
+    assert rules_of(Policy()) == Rules()
 
 
 # ---- enrolment -----------------------------------------------------------------------------------------------------
