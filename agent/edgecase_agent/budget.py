@@ -270,7 +270,7 @@ class Purse:
     The rule. Every limit *forbids*: in any stretch of its period (the moment at its beginning not included) no more than the limit is
     spent, exactly, whatever came before. For each currency the limit with the lowest rate also *spreads*: its credit grows evenly, and
     nothing of the currency is spent while any of it is owed. A pick may overdraw the credit by its own cost, so that a large frame waits
-    no longer than a small one, and what it overdrew grows back before the next.
+    no longer than a small one, and what it overdrew grows back before the next. What goes with a pick that was paid may overdraw it too.
 
     The burst. Credit for frames is kept up to `carry_s` seconds' worth: so long may picks wait for each other without loss. Bytes and
     boxes differ from frame to frame, and one of them that is owed holds up the others: their credit is kept up to 1/24 of the limit at
@@ -293,6 +293,8 @@ class Purse:
         self._limits = _read(limits)
         self._at_s = state.at_s
         self._usual = [_PARTS, _parts_stored(state.usual_bytes), _parts_stored(state.usual_boxes)]
+        for limit in self._limits:  # what was usual under higher limits would wait for ever for room under these
+            self._usual[limit.currency] = min(self._usual[limit.currency], limit.parts or _PARTS)
         self._accounts = {
             period: _Account(period_s, len(CURRENCIES), _slots(state.spent.get(period, [])))
             for period, period_s in PERIODS_S.items()
@@ -315,29 +317,34 @@ class Purse:
         for _, bucket in self._spread:
             bucket.advance(passed_us)
 
-    def refusal(self, cost: Cost) -> str | None:
-        """Why `cost` may not be spent now: the currency and the period that stand against it. None where it may."""
+    def refusal(self, cost: Cost, *, beside: bool = False) -> str | None:
+        """Why `cost` may not be spent now: the currency and the period that stand against it. None where it may.
+
+        `beside`: it goes with a pick that was paid, so that no credit is asked of it.
+        """
         amounts = cost.parts
         for limit in self._limits:
             amount = amounts[limit.currency]
             if amount > limit.parts - self._accounts[limit.period].totals[limit.currency] and amount:
                 currency = CURRENCIES[limit.currency]
                 return f"more {currency} than one {limit.period} allows" if amount > limit.parts else f"no {limit}"
-        for limit, bucket in self._spread:
+        for limit, bucket in () if beside else self._spread:
             if amounts[limit.currency] and bucket.level < 0:
                 return f"too early for more {CURRENCIES[limit.currency]}: the {limit.period}'s are spread evenly"
         return None
 
-    def spend(self, cost: Cost) -> None:
+    def spend(self, cost: Cost, *, beside: bool = False) -> None:
         """Take `cost`, of which `refusal` must be None."""
-        assert self.refusal(cost) is None, "spent without asking"
+        assert self.refusal(cost, beside=beside) is None, "spent without asking"
         assert self._at_s is not None, "spent before the clock was told"
         amounts = cost.parts
         for account in self._accounts.values():
             account.spend(self._at_s, amounts)
         for limit, bucket in self._spread:
             bucket.take(amounts[limit.currency])
-        for currency in range(1, len(CURRENCIES)) if cost.frames else ():
+        if beside or not cost.frames:
+            return
+        for currency in range(1, len(CURRENCIES)):
             per_frame, usual = amounts[currency] // cost.frames, self._usual[currency]
             self._usual[currency] = (4 * usual + per_frame) // 5 if usual else per_frame
 
@@ -350,11 +357,17 @@ class Purse:
         """How many frames may be kept now, if they cost what frames cost of late; a fraction below 1 says how near the next one is."""
         return self._headroom(self._usual)
 
-    @property
-    def frames_per_s(self) -> float:
-        """How many frames a second the limits allow in the long run, if they cost what frames cost of late; infinite without a limit."""
-        rates = [(limit.parts_per_s, self._usual[limit.currency]) for limit, _ in self._spread]
-        return min((rate / usual for rate, usual in rates if usual), default=math.inf)
+    def picks_per_s(self, beside: float = 0.0) -> float:
+        """How many picks a second the limits allow in the long run, if they cost what picks cost of late and `beside` more frames go with
+        each, which nobody labels; infinite without a limit.
+        """
+        rates = []
+        for limit, _ in self._spread:
+            usual = self._usual[limit.currency]
+            each = usual if CURRENCIES[limit.currency] == "boxes" else usual * (1 + beside)
+            if each:
+                rates.append(limit.parts_per_s / each)
+        return min(rates, default=math.inf)
 
     def state(self) -> PurseState:
         """What a restart goes on from."""

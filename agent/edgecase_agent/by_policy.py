@@ -66,6 +66,7 @@ def rules_of(policy: Policy) -> Rules:
         audit_share=chosen.audit_share if chosen.may_pick(Trigger.AUDIT) else 0.0,
         by_rank=chosen.may_pick(Trigger.UNCERTAINTY),
         called=called,
+        quotas={name.value: Quota(limit) for name, limit in chosen.quotas.items() if name.value not in called},
     )
 
 

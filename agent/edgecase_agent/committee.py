@@ -53,13 +53,14 @@ class View:
     """What the second member saw, in the incumbent's classes, and what it could see.
 
     `seen_xyxy_px`: the part of the picture, x1, y1, x2, y2 in pixels. `knows` (C,): which of the incumbent's classes it has, None for all.
-    `model_digest`: of the bundle that looked, empty for the incumbent's own.
+    `model_digest`: of the bundle that looked, empty for the incumbent's own. `took`: by what looked, None for the incumbent's own time.
     """
 
     detections: Detections
     seen_xyxy_px: tuple[float, float, float, float]
     knows: NDArray[np.bool_] | None = None
     model_digest: str = ""
+    took: StagesMs | None = None
 
 
 class Member(Protocol):
@@ -108,7 +109,7 @@ class Independent:
 
     def look(self, picture: Picture, incumbent: Detecting) -> View:
         detections, knows = _translated(self._detector.detect(picture), self._detector.names, incumbent.names)
-        return View(detections, _whole(picture, incumbent), knows, self._digest)
+        return View(detections, _whole(picture, incumbent), knows, self._digest, self._detector.stages_ms)
 
 
 class Shadow:

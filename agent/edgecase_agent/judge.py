@@ -139,7 +139,7 @@ class Judge(Generic[T]):
     def judge(self, shown: Shown[T], model: Judging, detections: Detections, stage: Stage = nullcontext) -> Judged:
         """Judge a frame that `model` saw. `stage` times the parts: score, second, select.
 
-        Raises `ValueError` where its score is no number.
+        Raises `ValueError` where its score or the boxes to be drawn are no number, or where the strategy needs what the model lacks.
         """
         at_s = shown.captured_at.timestamp()
         if model.digest != self._digest:
@@ -148,14 +148,13 @@ class Judge(Generic[T]):
         with stage("score"):
             sighting = self._tracks.update(detections, model.operating_point, at_s, shown.hw_px)
             first = self._doubt(detections, model, sighting.ids)
-            value = float(first.errors.sum(dtype=np.float64))
-            if not scoring.is_sound(value):
-                raise ValueError(f"its score is {value}")
+            value = _sound(float(first.errors.sum(dtype=np.float64)))
             rank = self._ranks.rank(value)
         with stage("second"):
             doubt = self._second_look(shown.picture, model, detections, first, value)
         with stage("select"):
             candidate = self._candidate(shown, model, detections, doubt, sighting.cues, rank)
+            _sound(candidate.score, candidate.boxes)
             return Judged(candidate.score, doubt.look is not None, self.selection.offer(candidate, at_s))
 
     # ---- the score ---------------------------------------------------------------------------------------------
@@ -166,18 +165,22 @@ class Judge(Generic[T]):
             return _Doubt(scoring.errors(detections, model.operating_point, model.calibration), ids, name)
         if self._strategy is Strategy.MISSED:
             return _Doubt(scoring.misses(detections, model.operating_point, model.calibration), ids, name)
-        value = (
-            self.selection.novelty(detections.features)
-            if self._strategy is Strategy.NOVELTY
-            else scoring.score(
+        if self._strategy is Strategy.NOVELTY:
+            if detections.features is None:
+                raise ValueError(
+                    "the model gives no features to tell novelty by; choose another strategy, or pack it with --features"
+                )
+            value = self.selection.novelty(detections.features)
+        else:
+            difficulty, chance = model.difficulty, self._chance
+            value = scoring.score(
                 detections,
                 model.operating_point,
                 self._strategy,
                 model.calibration,
-                difficulty=model.difficulty,
-                chance=self._chance,
+                difficulty=difficulty,
+                chance=chance,
             )
-        )
         return _Doubt(np.array([value]), np.zeros(1, np.int64), name)
 
     def _second_look(
@@ -191,7 +194,7 @@ class Judge(Generic[T]):
         if look is None:
             return first
         view = self._committee.member.look(picture, model.detector)
-        took = model.detector.stages_ms
+        took = view.took or model.detector.stages_ms
         cascade.looked(took.pre + took.run + took.post)
         found = disagreement(detections, view, model.operating_point, model.calibration)
         errors = np.concatenate([found.errors, found.only_second_errors])
@@ -215,10 +218,17 @@ class Judge(Generic[T]):
             values[Trigger.DISAGREEMENT] = float(doubt.found.hard)
         if detections.features is not None:
             values[Trigger.NOVELTY] = self.selection.novelty(detections.features)
-        called = [trigger.value for trigger in self._callers if values.get(trigger, 0.0) >= MATCHES[trigger]]
-        called += self._campaigning(shown, model, detections, values, doubt)
-        errors, tracks = (
-            _with_cues(doubt.errors, doubt.tracks, cues) if self._counts_errors else (doubt.errors, doubt.tracks)
+        errors, tracks = doubt.errors, doubt.tracks
+        if self._counts_errors:
+            errors, tracks = _with_cues(errors, tracks, cues)
+        called = [
+            _called(trigger, values[trigger], rank, doubt)
+            for trigger in self._callers
+            if values.get(trigger, 0.0) >= MATCHES[trigger]
+        ]
+        score = float(errors.sum(dtype=np.float64))
+        called += (
+            Reason(name, score, 0.0, rank=rank) for name in self._campaigning(shown, model, detections, values, doubt)
         )
         return Candidate(
             item=shown.item,
@@ -249,7 +259,7 @@ class Judge(Generic[T]):
             **shown.telemetry,
             **seen(detections, model.names, model.operating_point),
             **{trigger.value: value for trigger, value in values.items()},
-            "ede": float(doubt.errors.sum(dtype=np.float64)),
+            "ede": self._expected_errors(model, detections, doubt),
             "luma": luma,
             "contrast": contrast,
             "hour": at.hour,
@@ -261,6 +271,19 @@ class Judge(Generic[T]):
         }
         yield from (f"campaign:{name}" for name in self._campaigns.matching(facts, at))
 
+    def _expected_errors(self, model: Judging, detections: Detections, doubt: _Doubt) -> float:
+        if self._strategy is Strategy.EDE:
+            return float(doubt.errors.sum(dtype=np.float64))
+        return scoring.expected_detection_errors(detections, model.operating_point, model.calibration)
+
+
+def _sound(*values: float) -> float:
+    """The first of them; `ValueError` where one is no number."""
+    for value in values:
+        if not scoring.is_sound(value):
+            raise ValueError(f"its score is {value}")
+    return values[0]
+
 
 def _with_cues(
     errors: NDArray[np.floating], tracks: NDArray[np.int64], cues: tuple[Cue, ...]
@@ -271,6 +294,14 @@ def _with_cues(
         strongest[cue.track_id] = max(CUE_WEIGHT * cue.score, strongest.get(cue.track_id, 0.0))
     more = np.array(list(strongest.values()), np.float64), np.array(list(strongest), np.int64)
     return np.concatenate([errors, more[0]]), np.concatenate([tracks, more[1]])
+
+
+def _called(trigger: Trigger, value: float, rank: float, doubt: _Doubt) -> Reason:
+    """Why the trigger asks for the frame; what the members disagree about was seen with the chance of their look."""
+    if trigger is Trigger.DISAGREEMENT and doubt.look is not None and doubt.view is not None:
+        look, digest = doubt.look, doubt.view.model_digest
+        return Reason(trigger.value, value, MATCHES[trigger], look.propensity, rank, digest)
+    return Reason(trigger.value, value, MATCHES[trigger], rank=rank)
 
 
 def _reasons(doubt: _Doubt, values: dict[Trigger, float], cues: tuple[Cue, ...]) -> Iterator[Reason]:

@@ -26,6 +26,12 @@ class Quota:
     period_s: float = HOUR_S
     priority: int = 0
 
+    def __post_init__(self) -> None:
+        if not (0 <= self.limit < math.inf and 0 < self.period_s < math.inf):
+            raise RulesError(
+                f"a quota is 0 or more and finite, in a time above 0, not {self.limit} in {self.period_s} s"
+            )
+
 
 @dataclass(frozen=True)
 class Rules:
@@ -36,7 +42,9 @@ class Rules:
     picks (`repeat_bits`, `repeat_levels`: see `Fingerprint.repeats`; -1 bits: no such gate). An object's errors count `track_discount`
     times as much for each time that they were sent before; `novelty_weight` multiplies by (novelty)^weight where the model gives features.
     `audit_share` of the frames is drawn at random, whatever they score: the only sample from which it can be told what the scores miss.
-    `called` are the triggers that pick by themselves, within their quotas; where `by_rank` is False only they and the audit do.
+    `called` are the triggers that pick by themselves, within their quotas, the first of equal priority first; where `by_rank` is False
+    only they and the audit do. `quotas` bounds a whole kind of picks: "uncertainty", by rank; "audit"; and of the triggers what stands
+    before a colon, as in "campaign:night".
     `context_frames` on each side of a pick, from within `context_before_s` and `context_after_s`, go with it and are paid for like it.
     `seed` makes the random picks repeatable.
     """
@@ -52,10 +60,11 @@ class Rules:
     novelty_weight: float = 0.0
     repeat_bits: int = 4
     repeat_levels: int = 6
-    leaders: int = 16
+    leaders: int = 8
     memory: int = 64
     by_rank: bool = True
     called: Mapping[str, Quota] = field(default_factory=lambda: MappingProxyType({}))
+    quotas: Mapping[str, Quota] = field(default_factory=lambda: MappingProxyType({}))
     context_frames: int = 0
     context_before_s: float = 0.0
     context_after_s: float = 0.0

@@ -75,33 +75,57 @@ class BundleSlot:
 
 
 class OtherSlot:
-    """The model in the slot that does not run: a candidate that waits, or what ran before. Loaded when it is first asked for."""
+    """The model in the slot that does not run: a candidate that waits, or what ran before. Loaded in a thread: who asks must not wait."""
 
-    def __init__(self, slots: Slots, runtime: Runtime = Runtime(), look_every_s: float = 30.0) -> None:
+    def __init__(
+        self,
+        slots: Slots,
+        runtime: Runtime = Runtime(),
+        look_every_s: float = 30.0,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
         self._slots = slots
         self._runtime = runtime
         self._look_every_s = look_every_s
         self._next_s = -math.inf
+        self._clock = clock
+        self._loader = ThreadPoolExecutor(1, thread_name_prefix="other-model")
+        self._loading: Future[Model] | None = None
         self._seen: object = None
         self._model: Model | None = None
 
     def current(self) -> Model | None:
-        """None where there is none or it cannot run, which is logged once."""
-        if time.monotonic() >= self._next_s:
-            self._next_s = time.monotonic() + self._look_every_s
+        """None where there is none, while it is loaded, and where it cannot run, which is logged once."""
+        if self._loading is not None and self._loading.done():
+            loading, self._loading = self._loading, None
+            self._model = self._taken(loading)
+        if self._loading is None and self._clock() >= self._next_s:
+            self._next_s = self._clock() + self._look_every_s
             path = self._slots.idle()
-            found = None if path is None else (path, path.stat().st_mtime_ns)
+            found = None if path is None else (path, _changed_ns(path))
             if found != self._seen:
-                self._seen, self._model = found, None if path is None else self._loaded(path)
+                self._seen, self._model = found, None
+                self._loading = None if path is None else self._loader.submit(self._load, path)
         return self._model
 
-    def _loaded(self, path: Path) -> Model | None:
+    def _load(self, path: Path) -> Model:
+        bundle = Bundle.open(path)
+        return model_of(bundle, bundle.detector(self._runtime), 0)
+
+    def _taken(self, loading: Future[Model]) -> Model | None:
         try:
-            bundle = Bundle.open(path)
-            return model_of(bundle, bundle.detector(self._runtime), 0)
-        except BundleError as error:
+            return loading.result()
+        except (BundleError, OSError) as error:
             log.warning("the other slot's model gives no second opinion", reason=str(error))
             return None
+
+
+def _changed_ns(path: Path) -> int:
+    """When the file was written; 0 where it is gone by now, as in the middle of an update."""
+    try:
+        return path.stat().st_mtime_ns
+    except OSError:
+        return 0
 
 
 def model_of(bundle: Bundle, detector: Detector, release: int = 0) -> Model:

@@ -92,8 +92,9 @@ class Shot:
         return self._thumbnail
 
     def compact(self) -> Shot:
-        """The frame itself, encoded now and without its pixels: to be held for long."""
+        """The frame itself, encoded now and without its pixels and all that no message carries: to be held for long."""
         self._jpeg, self._thumbnail, self._picture = self.jpeg, self.thumbnail, None
+        self.detections = replace(self.detections, probabilities=None, features=None)
         return self
 
     def meta(self, camera: str, keep: Keep[Shot]) -> FrameMeta:
@@ -267,6 +268,7 @@ class Watch:
 
     def _keep(self, shot: Shot, keep: Keep[Shot]) -> None:
         self._status.selected += keep.beside is None
+        self._status.beside += keep.beside is not None
         self._status.audited += keep.audit
         with self._stage("encode"):
             meta, jpeg = shot.meta(self._options.camera, keep), shot.jpeg

@@ -59,8 +59,8 @@ class WatchStatus(msgspec.Struct, kw_only=True):
 
     `frames_seen` were looked at, `frames_skipped` came while the model was busy with another, `frames_failed` gave no sound score.
     `jpeg_bytes_seen` estimates what all frames seen would weigh as the JPEGs that would be sent: every n-th is encoded and stands for
-    those up to the next. `selected` frames were worth a label, `audited` of them by chance; `not_spooled` found no room on the disk.
-    `passed` counts why the others were let go, since the start.
+    those up to the next. `selected` frames were worth a label, `audited` of them by chance, and `beside` frames went with them;
+    `not_spooled` of all these found no room on the disk. `passed` counts why the others were let go, since the start.
     """
 
     at: datetime
@@ -78,6 +78,7 @@ class WatchStatus(msgspec.Struct, kw_only=True):
     model_failure: str = ""
     selected: int = 0
     audited: int = 0
+    beside: int = 0
     not_spooled: int = 0
     second_looks: int = 0
     problem: str = ""
