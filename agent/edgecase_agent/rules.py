@@ -60,7 +60,7 @@ class Rules:
     novelty_weight: float = 0.0
     repeat_bits: int = 4
     repeat_levels: int = 6
-    leaders: int = 8
+    leaders: int = 16
     memory: int = 64
     by_rank: bool = True
     called: Mapping[str, Quota] = field(default_factory=lambda: MappingProxyType({}))

@@ -4,15 +4,12 @@ from __future__ import annotations
 
 import hashlib
 import json
-import math
-import re
 from pathlib import Path
 
 import pytest
 
 from edgecase_agent import assemble
-from edgecase_agent.selection import Rules
-from edgecase_agent.settings import AgentSettings, SettingsError, load_settings
+from edgecase_agent.settings import AgentSettings, load_settings
 from edgecase_agent.slots import SlotError, Slots
 from edgecase_agent.spool import Spool
 from edgecase_agent.watch import Outcome
@@ -71,43 +68,3 @@ def test_the_settings_reach_the_watch_and_its_frames_the_spool(tmp_path: Path, s
         meta = spool.meta(entries[0])
         assert (meta.camera, meta.model_digest, meta.classes) == ("gate", seed.digest, ["red", "green"])
         assert watch.status.second_looks > 0
-
-
-def test_a_committee_is_only_there_for_the_strategy_that_it_refines(tmp_path: Path) -> None:
-    with pytest.raises(SettingsError, match=r"set committee\.share = 0"):
-        assemble.a_committee(
-            configured(tmp_path, "[selection]\nstrategy = 'margin'\n[committee]\nshare = 0.5\n"), Runtime()
-        )
-    assert assemble.a_committee(configured(tmp_path, "[selection]\nstrategy = 'margin'\n"), Runtime()) is None
-    assert assemble.a_committee(configured(tmp_path, "[committee]\nshare = 0\n"), Runtime()) is None
-    assert assemble.a_committee(configured(tmp_path), Runtime()) is not None
-
-
-def test_triggers_and_budgets_reach_the_rules(tmp_path: Path) -> None:
-    def rules(more: str) -> Rules:
-        return assemble.rules_of(configured(tmp_path, more).selection)
-
-    assert rules("[selection.budget]\nframes_per_hour = 7\nbytes_per_day = 1e6\n") == Rules(
-        frames_per_hour=7, bytes_per_day=1e6
-    )
-    assert rules("[selection]\ntriggers = ['audit']\n") == Rules(min_score=math.inf)
-    assert rules("[selection]\ntriggers = ['uncertainty']\n") == Rules(audit_share=0)
-    assert rules("[selection]\ntriggers = []\n").frames_per_hour == 0
-
-
-@pytest.mark.parametrize(
-    ("more", "named"),
-    [
-        ("[selection]\nstrategy = 'novelty'\n", "selection.strategy"),
-        ("[selection.budget]\nframes_per_day = 7\n", "selection.budget.frames_per_day"),
-        ("[selection.budget]\nboxes_per_hour = 7\n", "selection.budget.boxes_per_hour"),
-    ],
-)
-def test_what_the_rules_cannot_hold_is_refused_rather_than_left_out(tmp_path: Path, more: str, named: str) -> None:
-    with pytest.raises(SettingsError, match=re.escape(named)):
-        assemble.rules_of(configured(tmp_path, more).selection)
-
-
-def test_a_member_that_is_not_there_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(SettingsError, match=r"committee\.member"):
-        assemble.a_committee(configured(tmp_path, "[committee]\nmember = 'candidate'\n"), Runtime())

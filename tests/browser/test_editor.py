@@ -23,7 +23,7 @@ def test_a_frame_opens_with_the_models_boxes_and_the_unlikely_ones_dashed(desk: 
     assert sorted(desk.shown()) == [[0, PERSON], [3, CAR]]
     assert desk.shown(".candidate") == [[5, TRUCK]]
     assert desk.page.locator("#box-count").inner_text() == "2 and 1 unlikely"
-    assert "expects 0.50 wrong or missing boxes" in desk.page.locator(".why").inner_text()
+    assert "expects 0.50 wrong or missing boxes" in desk.page.locator(".why").first.inner_text()
 
 
 def test_a_drawn_box_is_saved_where_it_was_drawn(desk: Any) -> None:
