@@ -1,4 +1,4 @@
-"""`edgecase-agent`: run a device, check it, see how it is."""
+"""`edgecase-agent`: run a device, check it, see how it is, replay a recording."""
 
 from __future__ import annotations
 
@@ -11,6 +11,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 
 import typer
+
+from edgecase_agent.replay_cli import replay
 
 if TYPE_CHECKING:
     from edgecase_agent.settings import AgentSettings
@@ -118,6 +120,9 @@ def status(config: Config = Path("agent.toml"), as_json: Json = False) -> None:
         typer.echo(msgspec.json.format(msgspec.json.encode(seen)).decode())
     else:
         _show(seen)
+
+
+app.command()(replay)
 
 
 @app.command(hidden=True)

@@ -22,6 +22,7 @@ class PictureFolder:
     """The .jpg and .png files of a folder, or one of them, upright as their EXIF tag says.
 
     Pictures have no pace of their own: they count as taken one second apart, from the first file's time on; live, they come one a second.
+    `count` is how many there are.
     """
 
     period_s = 1.0
@@ -31,7 +32,8 @@ class PictureFolder:
         self.live = live
         self.state = SourceState.OPENING
         self._closed = threading.Event()
-        self._files = [path] if path.is_file() else _pictures_in(path)
+        self._files = pictures_in(path)
+        self.count = len(self._files)
 
     def close(self) -> None:
         self._closed.set()
@@ -59,10 +61,13 @@ class PictureFolder:
         self.state = SourceState.ENDED
 
 
-def _pictures_in(folder: Path) -> list[Path]:
-    files = sorted(path for path in folder.iterdir() if path.suffix.lower() in PICTURE_SUFFIXES and path.is_file())
+def pictures_in(path: Path) -> list[Path]:
+    """The picture files of a folder in the order in which they are shown, or the one; `SourceError` where there is none."""
+    if path.is_file():
+        return [path]
+    files = sorted(each for each in path.iterdir() if each.suffix.lower() in PICTURE_SUFFIXES and each.is_file())
     if not files:
-        raise SourceError(f"source {folder}: no {', '.join(PICTURE_SUFFIXES)} files in it; put pictures there")
+        raise SourceError(f"source {path}: no {', '.join(PICTURE_SUFFIXES)} files in it; put pictures there")
     return files
 
 

@@ -35,6 +35,15 @@ class Recording:
         self._target = target
         self._closed = threading.Event()
 
+    @property
+    def count(self) -> int | None:
+        """About how many frames a file holds, as its container says; None where that does not tell, and for what comes over a network."""
+        if not self._target.startswith("file:"):
+            return None
+        with closing(self._open()) as container:
+            known = container.streams.video[0].frames if container.streams.video else 0
+            return known or round((container.duration or 0) / av.time_base * _rate(container)) or None
+
     def close(self) -> None:
         self._closed.set()
 

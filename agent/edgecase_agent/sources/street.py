@@ -6,10 +6,13 @@ import threading
 import time
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
-from typing import Final
+from typing import TYPE_CHECKING, Final
 from urllib.parse import parse_qsl, urlencode, urlsplit, urlunsplit
 
 from edgecase_agent.source import Frame, SourceError, SourceState
+
+if TYPE_CHECKING:
+    from edgecase_models.street import Truth
 
 _SWITCHES: Final = {"true": True, "1": True, "yes": True, "false": False, "0": False, "no": False}
 
@@ -17,8 +20,9 @@ _SWITCHES: Final = {"true": True, "1": True, "yes": True, "false": False, "0": F
 class StreetSource:
     """`sim://street?…` with two keys of its own: `live` (default true) and `frames` (default: without end).
 
-    `Frame.index` is the street's own frame index, by which its truth can be asked for. Live, a street that draws too slowly passes over
-    indices instead of lagging; not live, every index is drawn and stamped from the moment of opening on.
+    `count` is how many frames there will be, None without end. `Frame.index` is the street's own frame index, by which its truth can be
+    asked for. Live, a street that draws too slowly passes over indices instead of lagging; not live, every index is drawn and stamped
+    from the moment of opening on.
     """
 
     def __init__(self, uri: str, *, live: bool | None = None) -> None:
@@ -36,16 +40,20 @@ class StreetSource:
         self.name = uri
         self.live = _switch(uri, own.get("live", "true")) if live is None else live
         self.state = SourceState.OPENING
-        self._count = _count(uri, own["frames"]) if "frames" in own else None
+        self.count = _count(uri, own["frames"]) if "frames" in own else None
         self._closed = threading.Event()
 
     def close(self) -> None:
         self._closed.set()
 
+    def truth(self, index: int) -> Truth:
+        """What is really in the frame of this index."""
+        return self._street.truth(index)
+
     def __iter__(self) -> Iterator[Frame]:
         since, since_s = datetime.now(UTC), time.monotonic()
         index = 0
-        while (self._count is None or index < self._count) and not self._closed.is_set():
+        while (self.count is None or index < self.count) and not self._closed.is_set():
             if self.live and self._closed.wait(max(0.0, since_s + index / self._spec.fps - time.monotonic())):
                 break
             picture, _ = self._street.frame(index)

@@ -11,52 +11,18 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from bench.triage.looks import Look, Stream
-from edgecase_models.boxes import iou_matrix
+from edgecase_agent import capture
+from edgecase_agent.capture import MATCH_IOU, Errors, Objects, near_duplicate_rate, share_of
 
-MATCH_IOU: Final = 0.5
-NEAR_FRAMES: Final = 10
 BURST_FRAMES: Final = 300
 
 Floats = NDArray[np.float64]
-Bools = NDArray[np.bool_]
 
 # Two-sided 95 % points of Student's t for 1 to 9 degrees of freedom; beyond them the expansion in `t_point` is exact to four digits.
 _T_POINTS: Final = (12.7062, 4.3027, 3.1824, 2.7764, 2.5706, 2.4469, 2.3646, 2.3060, 2.2622)
 
 
 # ---- a detector's errors -------------------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True, eq=False)
-class Errors:
-    """Where a detector errs in a stream of N frames, at its operating point.
-
-    `false_negatives` and `false_positives` (N,) count boxes; `missed` names, per frame, the tracks of the truth that it misses.
-    """
-
-    false_negatives: NDArray[np.int64]
-    false_positives: NDArray[np.int64]
-    missed: tuple[frozenset[int], ...]
-
-    @property
-    def counts(self) -> NDArray[np.int64]:
-        """All errors of each frame."""
-        return self.false_negatives + self.false_positives
-
-    @property
-    def failures(self) -> Bools:
-        """Frames with an error."""
-        return np.asarray(self.counts >= 1)
-
-    @property
-    def severe(self) -> Bools:
-        """Frames with two errors or more."""
-        return np.asarray(self.counts >= 2)
-
-    @property
-    def missed_tracks(self) -> frozenset[int]:
-        """Objects that some frame misses."""
-        return frozenset().union(*self.missed)
 
 
 def errors_of(stream: Stream, iou: float = MATCH_IOU) -> Errors:
@@ -74,24 +40,10 @@ def errors_of(stream: Stream, iou: float = MATCH_IOU) -> Errors:
 
 
 def frame_errors(look: Look, operating_point: float, iou: float = MATCH_IOU) -> tuple[NDArray[np.integer], int]:
-    """The tracks of the truth that no reported box hits, and the number of reported boxes that hit none.
-
-    The best-scored box chooses first, and the best overlap of its class among the boxes of the truth that are still free (as COCO matches).
-    """
-    reported = look.seen.above(operating_point)
-    free = np.ones(len(look.truth_classes), np.bool_)
-    false_positives = 0
-    if len(reported):
-        overlaps = iou_matrix(reported.boxes_xyxy_px, np.asarray(look.truth_boxes_xyxy_px, np.float32).reshape(-1, 4))
-        overlaps[reported.classes[:, None] != look.truth_classes[None]] = 0
-        for row in np.argsort(-reported.scores, kind="stable"):
-            open_overlaps = np.where(free, overlaps[row], 0)
-            best = int(open_overlaps.argmax()) if len(free) else 0
-            if len(free) and open_overlaps[best] >= iou:
-                free[best] = False
-            else:
-                false_positives += 1
-    return look.truth_tracks[free], false_positives
+    """The tracks of the truth that no reported box hits, and the number of reported boxes that hit none, as COCO matches."""
+    truth = Objects(look.truth_boxes_xyxy_px, look.truth_classes, look.truth_tracks)
+    found = capture.frame_errors(look.seen.above(operating_point), truth, iou)
+    return look.truth_tracks[found.missed], found.false_positives
 
 
 # ---- how well a score ranks frames ---------------------------------------------------------------------------------
@@ -190,29 +142,19 @@ def judge(stream: Stream, errors: Errors, picks: Sequence[int], budget: int) -> 
     if chosen and not 0 <= chosen[0] <= chosen[-1] < len(stream.looks):
         raise ValueError(f"picks {chosen[0]} to {chosen[-1]} do not lie in a stream of {len(stream.looks)} frames")
     looks = [stream.looks[pick] for pick in chosen]
-    caught = frozenset[int]().union(*(errors.missed[pick] for pick in chosen))
+    caught = capture.captured(errors, chosen)
     return Catch(
         picks=len(chosen),
         overspend=max(0, len(chosen) - budget),
-        precision=_share(int(errors.failures[chosen].sum()), len(chosen)),
-        errors=_share(int(errors.counts[chosen].sum()), int(errors.counts.sum())),
-        missed_tracks=_share(len(caught), len(errors.missed_tracks)),
-        scenes=_share(len({look.scene for look in looks}), len({look.scene for look in stream.looks})),
+        precision=caught.precision,
+        errors=caught.errors,
+        missed_tracks=caught.missed_tracks,
+        scenes=share_of(len({look.scene for look in looks}), len({look.scene for look in stream.looks})),
         near_duplicates=near_duplicate_rate([(look.scene, look.index) for look in looks]),
         burst=round(most_in_any([look.index for look in looks], np.ones(len(looks)), BURST_FRAMES)),
         size_bytes=sum(look.size_bytes for look in looks),
         boxes=sum(len(look.truth_classes) for look in looks),
     )
-
-
-def near_duplicate_rate(scenes_and_frames: Sequence[tuple[int, int]], within: int = NEAR_FRAMES) -> float:
-    """Of the picks (scene, frame), the share that has another at most `within` frames away in the same scene; NaN without picks."""
-    ordered = np.array(sorted(scenes_and_frames), np.int64).reshape(-1, 2)
-    close = (np.diff(ordered[:, 0]) == 0) & (np.diff(ordered[:, 1]) <= within)
-    near = np.zeros(len(ordered), np.bool_)
-    near[1:] |= close
-    near[:-1] |= close
-    return _share(int(near.sum()), len(near))
 
 
 def most_in_any(at: ArrayLike, amounts: ArrayLike, span: float) -> float:
@@ -223,10 +165,6 @@ def most_in_any(at: ArrayLike, amounts: ArrayLike, span: float) -> float:
     order = np.argsort(places, kind="stable")
     places, sums = places[order], np.concatenate([[0.0], np.cumsum(spent[order])])
     return float((sums[np.searchsorted(places, places + span, side="left")] - sums[:-1]).max())
-
-
-def _share(part: int, whole: int) -> float:
-    return part / whole if whole else float("nan")
 
 
 # ---- intervals over seeds ------------------------------------------------------------------------------------------
