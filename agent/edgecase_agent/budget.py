@@ -124,11 +124,12 @@ class _Account:
 class _Bucket:
     """Credit that grows by `limit` parts in `over_us`, exactly, up to `most` (in parts × `over_us`); it may be overdrawn."""
 
-    def __init__(self, limit: int, over_us: int, most: int, level: int) -> None:
+    def __init__(self, limit: int, over_us: int, most: int, level: int | None) -> None:
+        """A `level` of None is `most`."""
         self._limit = limit
         self._over_us = over_us
         self._most = most
-        self._credit = min(most, level * over_us)
+        self._credit = most if level is None else min(most, level * over_us)
 
     @property
     def level(self) -> int:
@@ -284,12 +285,13 @@ class Purse:
     """
 
     def __init__(self, limits: Allowance, carry_s: float = 20.0, state: PurseState | None = None) -> None:
-        """Without a `state` to go on from nothing is owed and there is no credit: a pick may be made at once, a burst may not.
+        """Without a `state` to go on from, bytes and boxes begin with their full credit, or a device that starts would wait most of a day for
+        its first few frames; frames begin with none, so that one pick may be made at once and a burst may not.
 
         Raises:
             BudgetError: an unknown currency or period, or a limit that is negative, not finite, or less than one frame.
         """
-        state = PurseState() if state is None else state
+        fresh, state = state is None, PurseState() if state is None else state
         self._limits = _read(limits)
         self._at_s = state.at_s
         self._usual = [_PARTS, _parts_stored(state.usual_bytes), _parts_stored(state.usual_boxes)]
@@ -304,7 +306,8 @@ class Purse:
             own = [limit for limit in self._limits if limit.currency == currency]
             if own:
                 slowest = min(own, key=lambda limit: limit.parts_per_s)
-                credit = state.credit.get(CURRENCIES[currency], 0.0)
+                full = fresh and CURRENCIES[currency] != "frames"
+                credit = None if full else state.credit.get(CURRENCIES[currency], 0.0)
                 self._spread.append((slowest, _bucket(slowest, carry_s, credit)))
 
     def advance(self, now_s: float) -> None:
@@ -412,12 +415,14 @@ def _read(limits: Allowance) -> list[_Limit]:
     return sorted(found, key=lambda limit: -PERIODS_S[limit.period])
 
 
-def _bucket(limit: _Limit, carry_s: float, credit: float) -> _Bucket:
+def _bucket(limit: _Limit, carry_s: float, credit: float | None) -> _Bucket:
+    """`credit` None is a full bucket."""
     period_us = round(PERIODS_S[limit.period] * 1e6)
     carry_us, over_us = round(carry_s * 1e6), period_us
     if CURRENCIES[limit.currency] != "frames":
         carry_us, over_us = max(carry_us, round(period_us * _SLACK)), round(period_us / _EASE)
-    return _Bucket(limit.parts, over_us, limit.parts * min(carry_us, period_us), _parts_stored(credit))
+    level = None if credit is None else _parts_stored(credit)
+    return _Bucket(limit.parts, over_us, limit.parts * min(carry_us, period_us), level)
 
 
 def _slots(spent: Iterable[SpentTogether]) -> list[_Slot]:

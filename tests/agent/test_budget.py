@@ -240,10 +240,21 @@ def test_picks_that_are_made_only_now_and_then_lose_nothing_within_the_carry() -
 
 
 def test_spending_is_spread_over_the_period_and_not_done_at_its_beginning() -> None:
-    spent = spend_all(Purse({"bytes": {"day": 50e6}, "frames": {"hour": 60}}), DAY_S, 1, costs(999))
+    nothing_saved = PurseState(at_s=START_S)
+    spent = spend_all(
+        Purse({"bytes": {"day": 50e6}, "frames": {"hour": 60}}, state=nothing_saved), DAY_S, 1, costs(999)
+    )
     by_hour = np.histogram([at_s - START_S for at_s, _ in spent], bins=24, range=(0, DAY_S))[0]
     assert by_hour.min() >= 0.5 * by_hour.mean()
     assert by_hour.max() <= 1.7 * by_hour.mean()
+
+
+def test_a_device_that_starts_does_not_wait_for_its_first_bytes() -> None:
+    """30 frames of 100 kB in the first half hour, although 50 MB a day come to 10 of them."""
+    spent = spend_all(
+        Purse({"bytes": {"day": 50e6}, "frames": {"hour": 60}}), 1800, 1, [Cost(100_000, 1.0) for _ in range(10)]
+    )
+    assert len(spent) == pytest.approx(30, abs=2)
 
 
 def test_large_frames_are_kept_as_often_as_small_ones() -> None:
@@ -394,7 +405,7 @@ def test_a_stored_purse_can_be_read_by_a_person() -> None:
     purse.spend(Cost(1500, 2.25))
     rows = "[[1000.0,1000.0,1,1500,2.25]]"
     assert msgspec.json.encode(purse.state()).decode() == (
-        '{"v":1,"at_s":1000.0,"credit":{"frames":-1.0,"boxes":-2.25},"usual_bytes":1500.0,"usual_boxes":2.25,'
+        '{"v":1,"at_s":1000.0,"credit":{"frames":-1.0,"boxes":1.874999},"usual_bytes":1500.0,"usual_boxes":2.25,'
         f'"spent":{{"minute":{rows},"hour":{rows},"day":{rows},"month":{rows}}}}}'
     )
 
