@@ -285,8 +285,8 @@ class Purse:
     """
 
     def __init__(self, limits: Allowance, carry_s: float = 20.0, state: PurseState | None = None) -> None:
-        """Without a `state` to go on from, bytes and boxes begin with their full credit, or a device that starts would wait most of a day for
-        its first few frames; frames begin with none, so that one pick may be made at once and a burst may not.
+        """Without a `state` to go on from, bytes and boxes begin with their full credit, or a device that starts would wait most of a day
+        for its first few frames; frames begin with none, so that one pick may be made at once and a burst may not.
 
         Raises:
             BudgetError: an unknown currency or period, or a limit that is negative, not finite, or less than one frame.

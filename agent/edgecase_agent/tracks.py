@@ -22,7 +22,7 @@ MOST_TRACKS: Final = 512
 _MOST_PAIRS: Final = 4096
 
 _SAME_CLASS: Final = 0.1  # what a class that stays is worth, in overlap
-_REPORTED: Final = 2.0  # more than any overlap: what is reported chooses first
+_REPORTED: Final = 3.0  # more than anything else is worth: what is reported chooses first
 _COVERED: Final = 0.5  # of a track's place, by something that was found: then it is hidden rather than missed
 _DROP: Final = 0.2
 _MEMORY: Final = 10  # frames that a track's mean score goes back
@@ -91,9 +91,12 @@ def missed_score(cues: Iterable[Cue]) -> float:
 class Tracks:
     """Candidates associated from frame to frame, also those far below the operating point.
 
-    Partners overlap by at least `iou`, whatever their classes; a class that stays breaks ties. Candidates that are reported and tracks
-    that were choose first, and among equals the largest overlap does: an object keeps its id when its class turns. A track that is not
-    seen is expected for `max_gap_s`; frames more than `max_step_s` apart share none. Ids begin at 1 and are never used again.
+    A track is expected where its speed has taken it, and its partner overlaps that place by at least `iou`, whatever its class; a class
+    that stays breaks ties. What is reported and was in the frame before chooses first, so that an object keeps its id when its class
+    turns and when an unlikely second box lies on it; among equals the largest overlap and the better scores do. A reported candidate
+    that is left over may still be what a reported track of its class has become: there both boxes are given room for a first step, or
+    a turn, that no speed foretold. A track that is not seen is expected for `max_gap_s`; frames more than `max_step_s` apart share none.
+    Ids begin at 1 and are never used again.
 
     At most `MOST_TRACKS` tracks are remembered. Of a frame with more candidates the first (best-scored) so many are associated, and each
     other one is a track of its own. A clock that goes back, or a picture of another size, starts afresh.
@@ -130,22 +133,21 @@ class Tracks:
         step_s = math.inf if afresh else now_s - self._at_s
         self._at_s, self._picture_hw_px = now_s, picture_hw_px
 
-        found = _candidates(detections, now_s)
+        found = _candidates(detections, operating_point, now_s)
         expected = _moved(known, now_s)
         overlap = iou_matrix(found["box"], expected)
-        partner = self._partners(found["score"] >= operating_point, found["cls"], known, overlap)
-        linked = partner >= 0
-        found["id"][~linked] = self._new_ids(int(np.count_nonzero(~linked)))
+        pairing = self._partners(found, known, expected, overlap)
+        new = pairing.partner < 0
+        found["id"][new] = self._new_ids(int(np.count_nonzero(new)))
         before = found.copy()
-        before[linked] = known[partner[linked]]
-        now = _continued(before, found, operating_point)
+        before["up"] = False
+        before[~new] = known[pairing.partner[~new]]
+        now = _continued(before, found)
 
-        alone = np.ones(len(known), np.bool_)
-        alone[partner[linked]] = False
-        missing = known[alone]
-        best = _best_score_there(found, expected[alone], overlap[:, alone] >= self._iou)
+        missing, places = known[pairing.free], expected[pairing.free]
+        best = _best_score_there(found, places, overlap[:, pairing.free] >= self._iou)
         frame = _Frame(now_s, step_s, self._max_gap_s, picture_hw_px)
-        cues = (*frame.changes(before, now, found["cls"]), *frame.gaps(missing, expected[alone], best))
+        cues = (*frame.changes(before, now, found["cls"]), *frame.gaps(missing, places, best))
         missing["up"] = False
         missing["low"] = np.minimum(missing["low"], best)
         self._known = self._remembered(now, missing, now_s)
@@ -154,21 +156,21 @@ class Tracks:
         ids = np.concatenate([now["id"], self._new_ids(more)])
         return Sighting(ids, np.concatenate([now["age"], np.ones(more, np.int64)]), cues)
 
-    def _partners(
-        self, reported: NDArray[np.bool_], classes: NDArray[np.int32], known: _Records, overlap: NDArray[np.float32]
-    ) -> NDArray[np.intp]:
-        """The index in `known` of each candidate's partner, -1 for none: greedy, the dearest pair first."""
-        partner = np.full(len(classes), -1, np.intp)
+    def _partners(self, found: _Records, known: _Records, expected: Boxes, overlap: NDArray[np.float32]) -> _Pairing:
+        """Greedy, the pair of most worth first; then, for what is left over, once more with room for what nobody could foresee."""
+        pairing = _Pairing(len(found), len(known))
         rows, columns = np.nonzero(overlap >= self._iou)
-        worth = overlap[rows, columns] + _SAME_CLASS * (classes[rows] == known["cls"][columns])
-        worth += _REPORTED * (reported[rows] & np.isfinite(known["reported_s"][columns]))
-        order = np.argsort(-worth, kind="stable")[:_MOST_PAIRS]
-        taken: set[int] = set()
-        for row, column in zip(rows[order].tolist(), columns[order].tolist(), strict=True):
-            if partner[row] < 0 and column not in taken:
-                partner[row] = column
-                taken.add(column)
-        return partner
+        worth = overlap[rows, columns] + found["score"][rows] * known["mean"][columns]
+        worth += _SAME_CLASS * (found["cls"][rows] == known["cls"][columns])
+        worth += _REPORTED * (found["up"][rows] & known["up"][columns])
+        pairing.take(rows, columns, worth)
+        lone = np.flatnonzero(found["up"] & (pairing.partner < 0))
+        lost = np.flatnonzero(np.isfinite(known["reported_s"]) & pairing.free)
+        near = iou_matrix(_grown(found["box"][lone]), _grown(expected[lost]))
+        near[found["cls"][lone][:, None] != known["cls"][lost]] = 0
+        rows, columns = np.nonzero(near >= self._iou)
+        pairing.take(lone[rows], lost[columns], near[rows, columns])
+        return pairing
 
     def _new_ids(self, count: int) -> NDArray[np.int64]:
         first, self._next_id = self._next_id, self._next_id + count
@@ -180,6 +182,23 @@ class Tracks:
         known = np.empty(len(now) + len(latest), _TRACK)
         known[: len(now)], known[len(now) :] = now, waiting[latest]
         return known
+
+
+class _Pairing:
+    """Who is whose: `partner` (N,) is the track of each candidate, -1 for none; `free` (T,) the tracks that nobody has."""
+
+    def __init__(self, candidates: int, tracks: int) -> None:
+        self.partner = np.full(candidates, -1, np.intp)
+        self.free = np.ones(tracks, np.bool_)
+
+    def take(self, rows: NDArray[np.intp], columns: NDArray[np.intp], worth: NDArray[np.floating]) -> None:
+        """Pair candidates `rows` with tracks `columns`, those of most worth first, nobody twice."""
+        order = np.argsort(-worth, kind="stable")[:_MOST_PAIRS]
+        partner, free = self.partner.tolist(), self.free.tolist()
+        for row, column in zip(rows[order].tolist(), columns[order].tolist(), strict=True):
+            if partner[row] < 0 and free[column]:
+                partner[row], free[column] = column, False
+        self.partner[:], self.free[:] = partner, free
 
 
 @dataclass(frozen=True, slots=True)
@@ -230,22 +249,22 @@ class _Frame:
         return np.asarray(low & high, np.bool_)
 
 
-def _candidates(detections: Detections, now_s: float) -> _Records:
+def _candidates(detections: Detections, operating_point: float, now_s: float) -> _Records:
     """Tracks that begin with this frame's first `MOST_TRACKS` candidates: not seen before, so of age 0, and without ids."""
     count = min(len(detections), MOST_TRACKS)
     tracks = np.zeros(count, _TRACK)
     tracks["box"] = detections.boxes_xyxy_px[:count]
     tracks["cls"] = detections.classes[:count]
     tracks["score"] = tracks["mean"] = detections.scores[:count]
+    tracks["up"] = tracks["score"] >= operating_point
     tracks["seen_s"], tracks["reported_s"], tracks["low"] = now_s, -np.inf, 1.0
     tracks["born_px"] = _side_px(tracks["box"])
     return tracks
 
 
-def _continued(before: _Records, found: _Records, operating_point: float) -> _Records:
+def _continued(before: _Records, found: _Records) -> _Records:
     """The tracks `before`, each with the candidate that was found for it."""
-    now, score = before.copy(), found["score"]
-    reported = score >= operating_point
+    now, score, reported = before.copy(), found["score"], found["up"]
     now["speed"] = _speed(before, found)
     now["box"], now["score"], now["seen_s"], now["up"] = found["box"], score, found["seen_s"], reported
     now["age"] += 1
@@ -271,6 +290,12 @@ def _moved(tracks: _Records, now_s: float) -> Boxes:
     way = tracks["speed"] * (now_s - tracks["seen_s"])[:, None]
     boxes: Boxes = (tracks["box"] + np.tile(way, 2)).astype(np.float32)
     return boxes
+
+
+def _grown(boxes: Boxes) -> Boxes:
+    """Boxes with their own width and height added on every side (after Yang et al. 2023, C-BIoU, arXiv 2211.14317)."""
+    sides = boxes[:, 2:] - boxes[:, :2]
+    return np.concatenate([boxes[:, :2] - sides, boxes[:, 2:] + sides], axis=1)
 
 
 def _best_score_there(found: _Records, places: Boxes, overlapping: NDArray[np.bool_]) -> NDArray[np.float32]:
