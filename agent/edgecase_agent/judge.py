@@ -299,7 +299,7 @@ def _with_cues(
 def _called(trigger: Trigger, value: float, rank: float, doubt: _Doubt) -> Reason:
     """Why the trigger asks for the frame; what the members disagree about was seen with the chance of their look."""
     if trigger is Trigger.DISAGREEMENT and doubt.look is not None and doubt.view is not None:
-        look, digest = doubt.look, doubt.view.model_digest
+        look, digest = doubt.look, doubt.view.model_digest or UNSET
         return Reason(trigger.value, value, MATCHES[trigger], look.propensity, rank, digest)
     return Reason(trigger.value, value, MATCHES[trigger], rank=rank)
 

@@ -14,7 +14,7 @@ from typing import Final, Protocol
 
 import numpy as np
 import structlog
-from msgspec import UNSET
+from msgspec import UNSET, UnsetType
 
 from edgecase_agent import durable, encode, watch_status
 from edgecase_agent.frames import FrameMeta, boot_id, new_frame_id
@@ -26,7 +26,7 @@ from edgecase_agent.source import Frame, Picture, Source
 from edgecase_agent.spool import Put, PutResult, SpoolError
 from edgecase_agent.watch_status import Stages, WatchStatus
 from edgecase_models import wire
-from edgecase_models.detections import Detections
+from edgecase_models.detections import Detections, Features
 from edgecase_models.facts import Facts
 
 log = structlog.get_logger()
@@ -94,7 +94,7 @@ class Shot:
     def compact(self) -> Shot:
         """The frame itself, encoded now and without its pixels and all that no message carries: to be held for long."""
         self._jpeg, self._thumbnail, self._picture = self.jpeg, self.thumbnail, None
-        self.detections = replace(self.detections, probabilities=None, features=None)
+        self.detections = replace(self.detections, probabilities=None)
         return self
 
     def meta(self, camera: str, keep: Keep[Shot]) -> FrameMeta:
@@ -104,7 +104,6 @@ class Shot:
         only show what lies beside a pick are evicted first.
         """
         height, width = self._hw_px
-        features = self.detections.features
         return FrameMeta(
             frame_id=self.frame_id,
             camera=camera,
@@ -123,8 +122,18 @@ class Shot:
             thumbnail_jpeg=self.thumbnail,
             priority=-1 if keep.beside is not None else int(keep.audit),
             context_of=UNSET if keep.beside is None else keep.beside.frame_id,
-            features=UNSET if features is None else wire.features_of(features),
+            features=_travelling(self.detections.features),
         )
+
+
+def _travelling(features: Features | None) -> wire.Features | UnsetType:
+    """The features as they travel; left out where there are none, or more or larger ones than a message takes."""
+    if features is None:
+        return UNSET
+    try:
+        return wire.features_of(features)
+    except wire.WireError:
+        return UNSET
 
 
 class Watch:

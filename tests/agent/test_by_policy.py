@@ -52,6 +52,14 @@ def test_budgets_triggers_and_quotas_reach_the_rules(tmp_path: Path) -> None:
     assert (rules.context_frames, rules.context_before_s, rules.context_after_s) == (2, 1.5, 0.0)
 
 
+def test_a_quota_of_any_trigger_reaches_the_rules(tmp_path: Path) -> None:
+    text = "[selection]\ntriggers = ['uncertainty', 'audit', 'missed', 'campaign']\n"
+    text += "quotas = { uncertainty = 5, audit = 2, missed = 3, campaign = 9 }\n"
+    rules = rules_of(policy(tmp_path, text + "[[campaigns]]\nname = 'x'\nwhen = 'luma < 40'\nquota_per_day = 1\n"))
+    assert rules.quotas == {"uncertainty": Quota(5), "audit": Quota(2), "campaign": Quota(9)}
+    assert rules.called == {"missed": Quota(3), "campaign:x": Quota(1, DAY_S)}
+
+
 def test_the_policy_that_says_nothing_is_that_of_the_rules() -> None:
     assert rules_of(Policy()) == Rules()
 

@@ -2,23 +2,27 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
 
 import numpy as np
 import pytest
 
+from edgecase_agent import scoring
 from edgecase_agent.committee import Cascade, View
-from edgecase_agent.judge import Committee, Judge, Judged, Shown
+from edgecase_agent.fingerprint import Fingerprint
+from edgecase_agent.judge import CUE_WEIGHT, Committee, Judge, Judged, Shown
 from edgecase_agent.rules import DAY_S, Quota, Rules
 from edgecase_agent.running import Model
-from edgecase_agent.selection import Keep, Selection, Skip
+from edgecase_agent.selection import Candidate, Held, Keep, Selection, Skip
 from edgecase_models.campaign import Campaigns
 from edgecase_models.detections import Detections
-from edgecase_models.detector import Detector
+from edgecase_models.detector import Detector, StagesMs
 from edgecase_models.policy import CampaignPolicy
 from edgecase_models.strategy import Strategy, Trigger
+from edgecase_models.wire import Offer, decode_up, encode
 from support.tiny_onnx import GOLDEN
 
 SINCE = datetime(2026, 3, 1, 12, tzinfo=UTC)
@@ -37,9 +41,26 @@ class Second:
     """A second member that saw what the test says."""
 
     detections: Detections
+    digest: str = "b" * 64
+    took: StagesMs | None = None
 
     def look(self, picture: object, incumbent: object) -> View:  # noqa: ARG002
-        return View(self.detections, (0.0, 0.0, 64.0, 64.0), model_digest="b" * 64)
+        return View(self.detections, (0.0, 0.0, 64.0, 64.0), model_digest=self.digest, took=self.took)
+
+
+@dataclass
+class Spied(Selection[int]):
+    """A selection that remembers what was offered to it."""
+
+    rules: Rules = RULES
+    offered: list[Candidate[int]] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        super().__init__(self.rules)
+
+    def offer(self, candidate: Candidate[int], now_s: float) -> Held | Skip:
+        self.offered.append(candidate)
+        return super().offer(candidate, now_s)
 
 
 def seen(*boxes: tuple[float, float, int]) -> Detections:
@@ -75,11 +96,56 @@ def test_an_object_that_vanishes_adds_to_the_doubt_and_is_told(model: Model) -> 
     assert reasons & {"gap", "flicker"}
 
 
-def test_a_probability_that_is_none_is_refused(model: Model) -> None:
-    broken = replace(model, calibration=lambda scores, _: scores * np.nan)
-    judge = Judge(Selection[int](RULES))
-    with pytest.raises(ValueError, match="nan"):
-        judge.judge(Shown(0, BLACK, SINCE, (64, 64)), broken, seen((0, 0.9, 0)))
+def test_the_doubt_lies_on_the_objects_and_each_ones_strongest_cue_counts_beside_it(model: Model) -> None:
+    selection = Spied()
+    there, turned = seen((30, 0.9, 0), (5, 0.9, 1)), seen((30, 0.6, 1), (5, 0.9, 1))
+    judged(Judge(selection), model, [there] * 6 + [turned])
+    calm, hot = selection.offered[-2:]
+    assert calm.errors == pytest.approx([0.1, 0.1])
+    assert calm.tracks.tolist() == hot.tracks.tolist()[:2]  # the same objects: one kept its id although it turned
+    # the strongest of two cues: it turned, min(0.9, 0.6), and its score fell by 0.3
+    assert hot.errors == pytest.approx([0.4, 0.1, CUE_WEIGHT * 0.6])
+    assert hot.tracks[2] == hot.tracks[0]
+    assert [reason.strategy for reason in hot.reasons] == ["class_flip"]
+
+
+def test_a_frame_says_how_many_recent_ones_are_less_doubtful_and_what_it_would_cost_to_label(model: Model) -> None:
+    selection = Spied()
+    judged(Judge(selection), model, [seen((0, score, 0), (30, 0.2, 1)) for score in (0.5, 0.9, 0.7, 0.3)])
+    assert [candidate.rank for candidate in selection.offered] == [0, 0, 0.5, 1]
+    assert [candidate.boxes for candidate in selection.offered] == pytest.approx([0.7, 1.1, 0.9, 0.5])
+
+
+def test_an_empty_frame_is_no_trouble(model: Model) -> None:
+    selection = Spied(replace(RULES, audit_share=0.5))
+    said, kept = judged(Judge(selection, committee=Committee(Cascade(1.0), Second(seen()))), model, [seen()] * 60)
+    assert {one.score for one in said} == {0.0}
+    assert all(keep.audit for keep in kept.values())
+    assert kept
+
+
+def broken_after(calls: int) -> scoring.Calibration:
+    """A calibration that is well for so many calls."""
+    count = iter(range(1000))
+    return lambda scores, _: scores if next(count) < calls else scores * np.nan
+
+
+@pytest.mark.parametrize(("strategy", "calls"), [(Strategy.EDE, 0), (Strategy.EDE, 1), (Strategy.ENTROPY_SUM, 0)])
+def test_a_probability_that_is_none_is_refused_before_the_budget_sees_it(
+    model: Model, strategy: Strategy, calls: int
+) -> None:
+    broken, selection = replace(model, calibration=broken_after(calls)), Spied()
+    with pytest.raises(ValueError, match="its score is nan"):
+        Judge(selection, strategy).judge(Shown(0, BLACK, SINCE, (64, 64)), broken, seen((0, 0.9, 0)))
+    assert selection.offered == []
+
+
+def test_a_second_look_that_gives_no_number_is_refused(model: Model) -> None:
+    committee = Committee(Cascade(share=1.0, random_share=1.0), Second(seen((0, 0.9, 0))))
+    broken, selection = replace(model, calibration=broken_after(1)), Spied()
+    with pytest.raises(ValueError, match="its score is nan"):
+        Judge(selection, committee=committee).judge(Shown(0, BLACK, SINCE, (64, 64)), broken, seen((0, 0.9, 0)))
+    assert selection.offered == []
 
 
 def test_the_committee_refines_the_score_and_names_the_member(model: Model) -> None:
@@ -92,6 +158,45 @@ def test_the_committee_refines_the_score_and_names_the_member(model: Model) -> N
     assert reasons["ede"].score == pytest.approx(0.1)
     assert reasons["disagreement"].score == 2
     assert reasons["disagreement"].model_digest == "b" * 64
+
+
+def test_what_the_second_member_alone_sees_is_an_object_of_its_own_and_is_told(model: Model) -> None:
+    selection = Spied()
+    committee = Committee(Cascade(share=1.0, random_share=1.0), Second(seen((0, 0.9, 0), (40, 0.9, 1))))
+    judged(Judge(selection, committee=committee), model, [seen((0, 0.9, 0), (20, 0.2, 1))])
+    (candidate,) = selection.offered
+    assert (candidate.strategy, candidate.errors) == ("c_ede", pytest.approx([0.1, 0.1, 0.45]))
+    assert candidate.tracks[2] == 0  # nobody followed it: it cannot have been sent before
+    told = {reason.strategy: reason for reason in candidate.reasons}
+    assert told["disagreement"].score == 1
+    assert "seen_by_one" not in told  # with 0.45 it is less than half an object
+    surer = Committee(Cascade(share=1.0, random_share=1.0), Second(seen((20, 0.95, 1), (40, 0.9, 1))))
+    judged(Judge(selection, committee=surer), model, [seen((0, 0.9, 0), (20, 0.2, 1))])
+    told = {reason.strategy: reason for reason in selection.offered[-1].reasons}
+    assert told["seen_by_one"].score == pytest.approx((0.95 + 0.2) / 2 + 0.45)
+    assert (told["seen_by_one"].threshold, told["seen_by_one"].model_digest) == (0.5, "b" * 64)
+
+
+def test_a_look_by_lot_says_with_which_chance_it_was_taken(model: Model) -> None:
+    selection = Spied()
+    committee = Committee(Cascade(share=0.0, random_share=0.1, seed=3), Second(seen((40, 0.8, 1))))
+    judged(Judge(selection, committee=committee), model, [seen((0, 0.9, 0))] * 200)
+    looked = [candidate for candidate in selection.offered if candidate.strategy == "c_ede"]
+    assert 8 <= len(looked) <= 35
+    reasons = [reason for each in looked for reason in each.reasons if reason.strategy == "disagreement"]
+    assert {reason.propensity for reason in reasons} == {0.1}
+
+
+@pytest.mark.parametrize(("took", "share"), [(None, 0.25), (StagesMs(10.0, 20.0, 30.0), 0.025)])
+def test_the_committee_is_charged_what_its_own_look_took(model: Model, took: StagesMs | None, share: float) -> None:
+    class Timed:
+        stages_ms = StagesMs(1.0, 2.0, 3.0)
+
+    timed = replace(model, detector=Timed())  # type: ignore[arg-type]
+    committee = Committee(Cascade(share=1.0, random_share=0.0, compute_share=0.2), Second(seen(), took=took))
+    frames = [seen((0, score, 0)) for score in np.random.default_rng(1).uniform(0.3, 0.9, 1200).tolist()]
+    said, _ = judged(Judge(Selection[int](RULES), committee=committee), timed, frames)
+    assert np.mean([one.second_look for one in said[400:]]) == pytest.approx(share, rel=0.2)
 
 
 def test_a_campaign_keeps_the_frame_that_it_asks_for(model: Model) -> None:
@@ -112,6 +217,77 @@ def test_a_trigger_picks_by_itself_only_where_the_policy_lets_it(model: Model) -
         said, kept = judged(judge, model, frames)
         assert (len(kept) >= 1) == bool(count)
         assert isinstance(said[0].decision, Skip)
+
+
+def test_a_trigger_is_told_with_its_own_measure_and_what_it_was_held_against(model: Model) -> None:
+    selection = Spied()
+    committee = Committee(Cascade(share=1.0, random_share=1.0), Second(seen((40, 0.8, 1)), digest=""))
+    shown = replace(seen((0, 0.9, 0)), features=np.array([1.0, 2.0], np.float32))
+    triggers = frozenset({Trigger.MISSED, Trigger.DISAGREEMENT, Trigger.NOVELTY})
+    judged(Judge(selection, committee=committee, triggers=triggers), model, [shown])
+    called = {reason.strategy: (reason.score, reason.threshold) for reason in selection.offered[0].called}
+    assert called == {
+        "disagreement": (2.0, 1.0),
+        "novelty": (1.0, 0.25),
+    }  # one member alone sees it with 0.4: no half object
+
+
+def test_whatever_is_kept_can_be_offered(model: Model) -> None:
+    """Its reasons go over the wire as they are, the incumbent's own second look with no digest among them."""
+    committee = Committee(Cascade(share=1.0, random_share=1.0), Second(seen((40, 0.8, 1)), digest=""))
+    rules = replace(RULES, called={"disagreement": Quota(3)}, audit_share=0.3)
+    judge = Judge(Selection[int](rules), committee=committee, triggers=frozenset({Trigger.DISAGREEMENT}))
+    _, kept = judged(judge, model, [seen((0, 0.9, 0)), seen((0, 0.9, 0), (20, 0.6, 1))] * 60)
+    assert {keep.reasons[0].strategy for keep in kept.values()} == {"audit", "disagreement", "c_ede"}
+    for keep in kept.values():
+        offer = Offer(
+            device="d", frame_id="0" * 32, camera="c", frame_index=0, captured_at=SINCE, boot_id="", monotonic_ns=0,
+            sha256="a" * 64, size_bytes=1, width_px=64, height_px=64, model_digest="a" * 64, classes=[], score=keep.score,
+            reasons=list(keep.reasons), boxes=[],
+        )  # fmt: skip
+        assert decode_up(encode(offer)) == offer
+
+
+def test_the_fact_of_expected_errors_is_what_it_says_whatever_orders_the_frames(model: Model) -> None:
+    policy = CampaignPolicy(name="two", when="ede > 0.29 && ede < 0.31", quota_per_day=9)
+    for strategy in (Strategy.EDE, Strategy.MISSED, Strategy.RANDOM, Strategy.LEAST_CONFIDENCE):
+        selection = Spied()
+        judge = Judge(selection, strategy, campaigns=Campaigns([policy], "dev"))
+        judged(judge, model, [seen((0, 0.9, 0), (30, 0.2, 1))])
+        assert [reason.strategy for reason in selection.offered[0].called] == ["campaign:two"], strategy
+
+
+def test_novelty_is_told_by_features_of_one_model_and_refused_without_any(model: Model) -> None:
+    selection = Spied()
+    judge = Judge(selection, Strategy.NOVELTY)
+    with pytest.raises(ValueError, match="gives no features"):
+        judge.judge(Shown(0, BLACK, SINCE, (64, 64)), model, seen((0, 0.9, 0)))
+    shown = replace(seen((0, 0.9, 0)), features=np.array([1.0, 2.0], np.float32))
+    judged(judge, model, [shown] * 60)
+    assert selection.offered[0].score == 1
+    assert selection.offered[-1].score == pytest.approx(0, abs=1e-6)
+    judged(judge, replace(model, digest="c" * 64), [shown])
+    assert selection.offered[-1].score == 1  # another model's features are not compared
+
+
+def test_a_fingerprint_that_is_known_is_not_taken_again(model: Model) -> None:
+    selection, known = Spied(), Fingerprint(7, np.zeros((24, 32), np.int16))
+    Judge(selection).judge(
+        Shown(0, BLACK, SINCE, (64, 64), fingerprint=lambda: known), model, seen((0, 0.9, 0), (30, 0.2, 1))
+    )
+    assert selection.offered[0].fingerprint() is known
+
+
+def test_the_parts_are_timed_by_their_names(model: Model) -> None:
+    timed: list[str] = []
+
+    @contextmanager
+    def stage(name: str) -> Iterator[None]:
+        timed.append(name)
+        yield
+
+    Judge(Selection[int](RULES)).judge(Shown(0, BLACK, SINCE, (64, 64)), model, seen(), stage)
+    assert timed == ["score", "second", "select"]
 
 
 def test_another_strategy_orders_by_its_own_measure(model: Model) -> None:

@@ -13,6 +13,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import simplejpeg
+from msgspec import UNSET
 from structlog.testing import capture_logs
 
 from edgecase_agent.committee import Cascade, Shifted
@@ -20,14 +21,16 @@ from edgecase_agent.durable import StorageFailed
 from edgecase_agent.frames import FrameMeta
 from edgecase_agent.judge import Committee, Judge
 from edgecase_agent.rules import Rules
-from edgecase_agent.running import BundleSlot, Model, ModelError, RunningModel
+from edgecase_agent.running import BundleSlot, Model, ModelError, OtherSlot, RunningModel
 from edgecase_agent.selection import Selection
 from edgecase_agent.slots import Slots
 from edgecase_agent.source import Frame, SourceState, open_source
 from edgecase_agent.spool import Put, PutResult, Spool
 from edgecase_agent.watch import Outcome, Shot, Watch, WatchOptions, run
 from edgecase_agent.watch_status import WatchStatus, read_selection
+from edgecase_models import wire
 from edgecase_models.bundle import pack, sha256_of
+from edgecase_models.detections import Detections
 from edgecase_models.detector import Detector
 from edgecase_models.strategy import Strategy
 from support.clips import squares, write_clip
@@ -163,6 +166,55 @@ def test_a_frame_drawn_at_random_goes_first_and_says_how_likely_it_was(clip: Pat
     audits = [meta for _, meta in sink.frames if meta.reasons[0].strategy == "audit"]
     assert len(audits) == status.audited >= 1
     assert all(meta.priority == 1 and 0 < meta.reasons[0].propensity < 1 for meta in audits)
+
+
+def test_the_frames_beside_a_pick_are_spooled_behind_it_and_name_it(clip: Path, tmp_path: Path) -> None:
+    sink = Collected()
+    rules = replace(
+        EAGER, gap_s=1, audit_share=0, context_frames=2, context_before_s=0.6, context_after_s=0.4, budget={"frames": {"hour": 3600}}
+    )  # fmt: skip
+    status = finished(a_watch(open_source(str(clip)), tmp_path, sink=sink, rules=rules))
+    picks = {meta.frame_id: meta for _, meta in sink.frames if meta.priority == 0}
+    beside = [(jpeg, meta) for jpeg, meta in sink.frames if meta.priority < 0]
+    assert (status.selected, status.beside) == (len(picks), len(beside))
+    assert len({meta.frame_index for _, meta in sink.frames}) == len(sink.frames) > len(picks) > 0
+    for jpeg, meta in beside:
+        (reason,), pick = meta.reasons, picks[str(meta.context_of)]
+        assert reason.strategy == "context"
+        assert reason.score == pytest.approx((meta.frame_index - pick.frame_index) / 10, abs=1e-6)
+        assert np.abs(simplejpeg.decode_jpeg(jpeg).astype(int) - squares(meta.frame_index)).mean() < 6
+        assert meta.boxes
+    offer = beside[0][1].offer("dev", "a" * 64, 10)
+    assert wire.decode_up(wire.encode(offer)) == offer
+
+
+class Featured:
+    """A detector that gives these features with everything it sees."""
+
+    def __init__(self, detector: Detector, features: np.ndarray) -> None:
+        self._detector = detector
+        self._features = features
+
+    def __getattr__(self, name: str) -> object:
+        return getattr(self._detector, name)
+
+    def detect(self, picture: np.ndarray) -> Detections:
+        return replace(self._detector.detect(picture), features=self._features)
+
+
+@pytest.mark.parametrize(("count", "travels"), [(256, True), (300, False)])
+def test_features_go_with_a_frame_where_a_message_takes_them_and_end_nothing_where_not(
+    clip: Path, tmp_path: Path, count: int, travels: bool
+) -> None:
+    model = a_model()
+    features = np.random.default_rng(0).normal(size=count).astype(np.float32)
+    slot = Slot(replace(model, detector=Featured(model.detector, features)))  # type: ignore[arg-type]
+    sink = Collected()
+    rules = replace(
+        EAGER, context_frames=1, context_before_s=0.5
+    )  # also of frames that were held without their pictures
+    finished(a_watch(open_source(str(clip)), tmp_path, slot=slot, sink=sink, rules=rules))
+    assert {meta.features is not UNSET for _, meta in sink.frames} == {travels}
 
 
 def test_the_end_of_a_recording_ends_the_loop_and_flushes_its_window(clip: Path, tmp_path: Path) -> None:
@@ -419,6 +471,35 @@ def test_a_torn_bundle_in_the_slot_keeps_the_incumbent(tmp_path: Path) -> None:
     assert "bundle" in running.failure
     assert running.current.digest == first
     running.close()
+
+
+def test_the_other_slots_model_gives_a_second_opinion_once_it_is_loaded_and_nobody_waits(tmp_path: Path) -> None:
+    slots, clock = Slots(tmp_path / "slots"), [0.0]
+    other = OtherSlot(slots, look_every_s=30, clock=lambda: clock[0])
+    assert other.current() is None
+    first = lay_down(slots, a_bundle(tmp_path, "1"), 1)
+    lay_down(slots, a_bundle(tmp_path, "2"), 2)
+    assert other.current() is None  # it looks every half a minute
+    clock[0] += 31
+    assert other.current() is None
+    until(other.current, what="the other model")
+    assert other.current().digest == first  # type: ignore[union-attr]
+    clock[0] += 31
+    assert other.current().digest == first  # type: ignore[union-attr]
+
+
+def test_a_torn_bundle_in_the_other_slot_gives_no_second_opinion_and_is_told_once(tmp_path: Path) -> None:
+    slots, clock = Slots(tmp_path / "slots"), [0.0]
+    torn = a_bundle(tmp_path, "1")
+    torn.write_bytes(torn.read_bytes()[:2000])
+    lay_down(slots, torn, 1)
+    lay_down(slots, a_bundle(tmp_path, "2"), 2)
+    other = OtherSlot(slots, clock=lambda: clock[0])
+    with capture_logs() as logs:
+        until(lambda: other.current() is not None or logs, what="the warning")
+        clock[0] += 100
+        assert [other.current() for _ in range(5)] == [None] * 5
+    assert [entry["event"] for entry in logs] == ["the other slot's model gives no second opinion"]
 
 
 def test_a_slot_in_which_nothing_was_ever_laid_down_is_told(tmp_path: Path) -> None:

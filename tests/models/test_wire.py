@@ -43,6 +43,21 @@ def offer(**changes: Any) -> wire.Offer:
 
 
 WITH_FEATURES = offer(features=wire.Features(b"\x7f\x00\x81\x05", 0.25))
+OF_A_COMMITTEE = offer(
+    reasons=[
+        wire.Reason("c_ede", 0.75, 0.5, rank=0.9),
+        wire.Reason("disagreement", 2.0, 1.0, 0.01, 0.9, "c" * 64),
+        wire.Reason("campaign:night", 0.75, 0.0, rank=0.0),
+    ]
+)
+BESIDE_A_PICK = offer(reasons=[wire.Reason("context", -1.5, 0.0)], score=0.0, context_of="f" * 32)
+LATER = {
+    "Offer with features": WITH_FEATURES,
+    "Offer of a committee": OF_A_COMMITTEE,
+    "Offer beside a pick": BESIDE_A_PICK,
+}
+"""What was added to version 1 after its first publication: golden files are only ever added to."""
+
 MESSAGES: list[wire.Up | wire.Down] = [
     offer(),
     wire.Stored(device="cam-1", frame_id="0" * 32, key="frames/cam-1/x.jpg", sha256="a" * 64),
@@ -61,7 +76,7 @@ def decode(message: wire.Up | wire.Down, payload: bytes) -> wire.Up | wire.Down:
     return wire.decode_up(payload) if isinstance(message, wire.Up) else wire.decode_down(payload)
 
 
-@pytest.mark.parametrize("message", [*MESSAGES, WITH_FEATURES], ids=lambda message: type(message).__name__)
+@pytest.mark.parametrize("message", [*MESSAGES, *LATER.values()], ids=lambda message: type(message).__name__)
 def test_what_leaves_is_what_arrives(message: wire.Up | wire.Down) -> None:
     assert decode(message, wire.encode(message)) == message
 
@@ -73,12 +88,28 @@ def test_version_1_is_read_and_written_as_it_was_first_published(message: wire.U
     assert decode(message, json.dumps(golden | {"a_later_field": 1}).encode()) == message
 
 
-def test_an_offer_with_features_is_read_and_written_as_it_was_first_published() -> None:
-    golden = json.loads(GOLDEN.read_text())["Offer with features"]
-    assert json.loads(wire.encode(WITH_FEATURES)) == golden
-    assert wire.decode_up(json.dumps(golden).encode()) == WITH_FEATURES
-    without = {key: value for key, value in golden.items() if key != "features"}
-    assert wire.decode_up(json.dumps(without).encode()) == offer()
+@pytest.mark.parametrize("name", LATER)
+def test_fields_that_came_later_are_read_and_written_as_they_were_first_published(name: str) -> None:
+    golden = json.loads(GOLDEN.read_text())[name]
+    assert json.loads(wire.encode(LATER[name])) == golden
+    assert wire.decode_up(json.dumps(golden).encode()) == LATER[name]
+
+
+def test_a_receiver_that_does_not_know_the_later_fields_reads_the_rest() -> None:
+    for message in LATER.values():
+        content = json.loads(wire.encode(message))
+        content = {key: value for key, value in content.items() if key not in {"features", "context_of"}}
+        content["reasons"] = [
+            {key: value for key, value in reason.items() if key not in {"rank", "model_digest"}}
+            for reason in content["reasons"]
+        ]
+        old = wire.decode_up(json.dumps(content).encode())
+        assert isinstance(old, wire.Offer)
+        assert (old.context_of, old.features) == (msgspec.UNSET, msgspec.UNSET)
+        assert [(r.strategy, r.score, r.threshold, r.propensity) for r in old.reasons] == [
+            (r.strategy, r.score, r.threshold, r.propensity) for r in message.reasons
+        ]
+        assert {(r.rank, r.model_digest) for r in old.reasons} == {(msgspec.UNSET, msgspec.UNSET)}
 
 
 @pytest.mark.parametrize(
@@ -110,6 +141,13 @@ def test_an_offer_with_features_is_read_and_written_as_it_was_first_published() 
         {"boxes": [[0, 0.5, 0, 0, 5]]},
         {"boxes": [[0, 0.5, 0, 0, 5, 5]] * 10_000},
         {"thumbnail_jpeg": "not base64!"},
+        {"reasons": [{"strategy": "x", "score": 1, "threshold": 1, "rank": 1.5}]},
+        {"reasons": [{"strategy": "x", "score": 1, "threshold": 1, "rank": -0.1}]},
+        {"reasons": [{"strategy": "x", "score": 1, "threshold": 1, "model_digest": ""}]},
+        {"reasons": [{"strategy": "x", "score": 1, "threshold": 1, "model_digest": "c" * 63}]},
+        {"reasons": [{"strategy": "x", "score": 1, "threshold": 1}] * 17},
+        {"context_of": ""},
+        {"context_of": "../../etc/passwd"},
         {"features": None},
         {"features": {"codes": "not base64!", "scale": 1.0}},
         {"features": {"codes": "", "scale": 1.0}},
@@ -237,7 +275,7 @@ if __name__ == "__main__":
         json.dumps(
             {
                 **{type(m).__name__: json.loads(msgspec.json.encode(m)) for m in MESSAGES},
-                "Offer with features": json.loads(msgspec.json.encode(WITH_FEATURES)),
+                **{name: json.loads(msgspec.json.encode(message)) for name, message in LATER.items()},
             },
             indent=1,
         )
