@@ -39,11 +39,20 @@ def fingerprint(picture: Picture) -> Fingerprint:
 
     dHash: the sign of neighbouring differences of a 9 × 8 reduction (N. Krawetz, "Kind of Like That", 2013).
     """
-    sampled = _sampled(picture)
+    sampled = _in_whole_cells(_sampled(picture))
     cells = np.asarray(cv2.resize(sampled, CELLS_HW[::-1], interpolation=cv2.INTER_AREA))
     tiny = np.asarray(cv2.resize(cells, _HASH_WH, interpolation=cv2.INTER_AREA))
     signs = (tiny[:, 1:] > tiny[:, :-1]).ravel()
     return Fingerprint(int(_POWERS[signs].sum()), cells.astype(np.int16))
+
+
+def _in_whole_cells(sampled: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    """Mirrored at its end where it is no multiple of the cells: the mean of whole pixels takes an eighth of the time."""
+    (height, width), (rows, columns) = sampled.shape, CELLS_HW
+    below, right = -height % rows, -width % columns
+    if height < rows or width < columns or not (below or right):
+        return sampled
+    return np.asarray(cv2.copyMakeBorder(sampled, 0, below, 0, right, cv2.BORDER_REFLECT_101))
 
 
 def brightness(picture: Picture) -> tuple[float, float]:

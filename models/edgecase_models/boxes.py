@@ -11,13 +11,26 @@ from numpy.typing import NDArray
 from edgecase_models.detections import Boxes, Classes, Scores
 
 PAD_VALUE = 114
+_FEW = 8  # where more than one pair in so many touches, all are computed at once
+_TINY = np.finfo(np.float32).tiny
 
 
 def iou_matrix(a_xyxy: Boxes, b_xyxy: Boxes) -> NDArray[np.float32]:
-    """Intersection over union of every pair: (N, 4) and (M, 4) give (N, M). A box without area overlaps nothing."""
-    shared = _common(a_xyxy[:, 0::2], b_xyxy[:, 0::2]) * _common(a_xyxy[:, 1::2], b_xyxy[:, 1::2])
-    union = _areas(a_xyxy)[:, None] + _areas(b_xyxy)[None, :] - shared
-    overlap: NDArray[np.float32] = np.divide(shared, union, out=np.zeros_like(shared), where=union > 0)
+    """Intersection over union of every pair: (N, 4) and (M, 4) give (N, M). A box without area overlaps nothing.
+
+    Boxes lie all over a picture and few pairs touch: comparing tells which, far faster than all can be computed.
+    """
+    a, b = np.ascontiguousarray(a_xyxy.T), np.ascontiguousarray(b_xyxy.T)  # numpy is slow on rows of four
+    touch = a[0][:, None] < b[2]
+    touch &= a[2][:, None] > b[0]
+    touch &= a[1][:, None] < b[3]
+    touch &= a[3][:, None] > b[1]
+    places = np.flatnonzero(touch)
+    if len(places) * _FEW > touch.size:
+        return _ious(a[:, :, None], b[:, None])
+    rows, columns = np.divmod(places, max(1, len(b_xyxy)))
+    overlap = np.zeros(touch.shape, np.float32)
+    overlap.ravel()[places] = _ious(a[:, rows], b[:, columns])
     return overlap
 
 
@@ -36,16 +49,13 @@ def nms_per_class(
     return np.asarray(kept, np.intp)[:limit]
 
 
-def _common(a: NDArray[np.float32], b: NDArray[np.float32]) -> NDArray[np.float32]:
-    """The length (N, M) that intervals (N, 2) and (M, 2) share. One axis at a time: numpy is slow on rows of two."""
-    length: NDArray[np.float32] = np.minimum(a[:, 1, None], b[:, 1]) - np.maximum(a[:, 0, None], b[:, 0])
-    np.maximum(length, 0, out=length)
-    return length
-
-
-def _areas(boxes_xyxy: Boxes) -> NDArray[np.float32]:
-    area: NDArray[np.float32] = (boxes_xyxy[:, 2] - boxes_xyxy[:, 0]) * (boxes_xyxy[:, 3] - boxes_xyxy[:, 1])
-    return area
+def _ious(a: NDArray[np.float32], b: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Intersection over union of boxes given as x1, y1, x2, y2 along the first axis, broadcast against each other."""
+    shared: NDArray[np.float32] = np.maximum(np.minimum(a[2], b[2]) - np.maximum(a[0], b[0]), 0)
+    shared *= np.maximum(np.minimum(a[3], b[3]) - np.maximum(a[1], b[1]), 0)
+    union = (a[2] - a[0]) * (a[3] - a[1]) + (b[2] - b[0]) * (b[3] - b[1]) - shared
+    shared /= np.maximum(union, _TINY)
+    return shared
 
 
 @dataclass(frozen=True)

@@ -17,6 +17,29 @@ def test_iou_of_known_pairs() -> None:
     assert iou_matrix(a[:0], b).shape == (0, 3)
 
 
+CORNERS = st.lists(st.tuples(*[st.integers(0, 12)] * 4), max_size=12)
+
+
+def boxes_of(corners: list[tuple[int, int, int, int]], spread: int) -> np.ndarray:
+    """Boxes of 0 to 12 pixels a side, `spread` times as far apart."""
+    found = [(x * spread, y * spread, x * spread + w, y * spread + h) for x, y, w, h in corners]
+    return np.array(found, np.float32).reshape(-1, 4)
+
+
+@given(CORNERS, CORNERS, st.sampled_from([1, 5]))
+def test_iou_is_that_of_its_definition_where_all_boxes_touch_and_where_few_do(
+    left: list[tuple[int, int, int, int]], right: list[tuple[int, int, int, int]], spread: int
+) -> None:
+    a, b = boxes_of(left, spread), boxes_of(right, spread)
+    found = iou_matrix(a, b)
+    assert found.shape == (len(a), len(b))
+    for i, p in enumerate(a.tolist()):
+        for j, q in enumerate(b.tolist()):
+            shared = max(0, min(p[2], q[2]) - max(p[0], q[0])) * max(0, min(p[3], q[3]) - max(p[1], q[1]))
+            union = (p[2] - p[0]) * (p[3] - p[1]) + (q[2] - q[0]) * (q[3] - q[1]) - shared
+            assert found[i, j] == pytest.approx(shared / union if shared else 0)
+
+
 def test_suppression_keeps_the_best_of_its_class_only() -> None:
     boxes = np.array([[0, 0, 10, 10], [1, 1, 10, 10], [1, 1, 10, 10], [50, 50, 60, 60]], np.float32)
     kept = nms_per_class(boxes, np.array([0.5, 0.9, 0.8, 0.1], np.float32), np.array([0, 0, 1, 0], np.int32), 0.5)
