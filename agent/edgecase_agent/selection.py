@@ -178,6 +178,7 @@ class Selection(Generic[T]):
         self._sent: OrderedDict[int, float] = OrderedDict()
         self._picked_s: list[float] = []
         self._clock_s: float | None = None
+        self._picks_per_s = self._purse.picks_per_s(self._beside)
         self._start_s: float | None = None
         self._seen = 0
         self._leaders: list[_Leader[T]] = []
@@ -212,7 +213,8 @@ class Selection(Generic[T]):
         if self._start_s is None or now_s < self._start_s:
             self._start_s = now_s
         passed = self._context.pass_by(candidate.item, now_s)
-        leader = _Leader(candidate, now_s, candidate.score, self._worth(candidate))
+        score = candidate.score
+        leader = _Leader(candidate, now_s, score, self._worth(candidate, score))
         called = self._call(leader)
         reason = self._lead(leader) if self.rules.by_rank else "only what is called for is kept"
         drawn = self._draw(leader)
@@ -239,6 +241,7 @@ class Selection(Generic[T]):
         held = dict.fromkeys((*self._drawn, *called, *self._leaders))
         self._start_s, self._seen, self._leaders, self._drawn, self._asked = now_s, 0, [], [], {}
         beside = self._accompany(now_s, size_of)
+        self._picks_per_s = self._purse.picks_per_s(self._beside)  # what picks cost of late is known anew
         if ending:
             self._context.end()
         kept = [each.verdict for each in held if each.kept]
@@ -246,13 +249,12 @@ class Selection(Generic[T]):
 
     # ---- inside a window ---------------------------------------------------------------------------------------
 
-    def _worth(self, candidate: Candidate[T]) -> float:
+    def _worth(self, candidate: Candidate[T], score: float) -> float:
         """u = Σ e · γ^(errors of the same object that were sent) · novelty^α."""
-        rules, errors = self.rules, candidate.errors
-        if self._sent and rules.track_discount < 1:
+        rules, worth = self.rules, score
+        if self._sent and rules.track_discount < 1 and len(candidate.tracks):
             sent = [self._sent.get(track, 0.0) for track in candidate.tracks.tolist()]
-            errors = errors * rules.track_discount ** np.array(sent)
-        worth = float(errors.sum(dtype=np.float64))
+            worth = float((candidate.errors * rules.track_discount ** np.array(sent)).sum(dtype=np.float64))
         if rules.novelty_weight and candidate.features is not None:
             worth *= self._novelty.of(candidate.features) ** rules.novelty_weight
         return worth
@@ -312,13 +314,13 @@ class Selection(Generic[T]):
         for quota in self._quotas.values():
             quota.advance(now_s)
         if passed_s and self.rules.audit_share:
-            earned = self.rules.audit_share * self._purse.picks_per_s(self._beside) * passed_s
+            earned = self.rules.audit_share * self._picks_per_s * passed_s
             self._audit = min(self._audit_limit, self._audit + earned)
 
     def _over(self, now_s: float) -> bool:
         assert self._start_s is not None, "asked of an open window"
         passed_s = now_s - self._start_s
-        if passed_s < self._window_s and passed_s < self._length_s(self._purse.picks_per_s(self._beside)):
+        if passed_s < self._window_s and passed_s < self._length_s(self._picks_per_s):
             return False
         return self._purse.frames_available >= 1
 
@@ -369,7 +371,7 @@ class Selection(Generic[T]):
         while queue:
             place = heappop(queue)[1]
             leader = self._leaders[place]
-            leader.worth = self._worth(leader.candidate)
+            leader.worth = self._worth(leader.candidate, leader.score)
             if queue and leader.worth < -queue[0][0]:
                 heappush(queue, (-leader.worth, place))
                 continue
