@@ -12,7 +12,6 @@ from edgecase_models.detections import Boxes, Classes, Scores
 
 PAD_VALUE = 114
 _FEW = 8  # where more than one pair in so many touches, all are computed at once
-_TINY = np.finfo(np.float32).tiny
 
 
 def iou_matrix(a_xyxy: Boxes, b_xyxy: Boxes) -> NDArray[np.float32]:
@@ -54,8 +53,8 @@ def _ious(a: NDArray[np.float32], b: NDArray[np.float32]) -> NDArray[np.float32]
     shared: NDArray[np.float32] = np.maximum(np.minimum(a[2], b[2]) - np.maximum(a[0], b[0]), 0)
     shared *= np.maximum(np.minimum(a[3], b[3]) - np.maximum(a[1], b[1]), 0)
     union = (a[2] - a[0]) * (a[3] - a[1]) + (b[2] - b[0]) * (b[3] - b[1]) - shared
-    shared /= np.maximum(union, _TINY)
-    return shared
+    overlap: NDArray[np.float32] = np.divide(shared, union, out=np.zeros_like(shared), where=union > 0)
+    return overlap
 
 
 @dataclass(frozen=True)

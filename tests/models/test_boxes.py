@@ -17,6 +17,12 @@ def test_iou_of_known_pairs() -> None:
     assert iou_matrix(a[:0], b).shape == (0, 3)
 
 
+def test_boxes_beyond_all_measure_overlap_by_a_number() -> None:
+    huge = np.array([[-3e38, -3e38, 3e38, 3e38], [0, 0, 1, 1]], np.float32)
+    with np.errstate(all="ignore"):
+        assert np.isfinite(iou_matrix(huge, huge)).all()
+
+
 CORNERS = st.lists(st.tuples(*[st.integers(0, 12)] * 4), max_size=12)
 
 
