@@ -22,7 +22,7 @@ from rich.console import Console
 from rich.table import Table
 
 from bench.report import Report, Row
-from bench.triage import metrics
+from bench.triage import cost, metrics
 from bench.triage.looks import Look, Stream
 from bench.triage.metrics import Catch, Interval
 from bench.triage.ours import Ours, second_view
@@ -177,6 +177,8 @@ def main() -> int:
             _show_catches(title, group)
     _bars(report, street)
     _rows(report, real)
+    for row in cost.rows():
+        report.add(row)
     report.close()
     return 0 if all(row.ok is not False for row in report.rows) else 1
 
