@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import math
 import random
-from bisect import bisect_left, insort
-from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Final, Protocol
@@ -13,6 +11,7 @@ from typing import Final, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from edgecase_agent.ranks import Ranks
 from edgecase_agent.scoring import Calibration, ClassWeights, entropies, error_probabilities, identity, weights_of
 from edgecase_agent.source import Picture
 from edgecase_models.boxes import Letterbox, iou_matrix
@@ -379,8 +378,7 @@ class Cascade:
             )
         self._share = share
         self._random_share = random_share
-        self._recent: deque[float] = deque(maxlen=window)
-        self._sorted: list[float] = []
+        self._ranks = Ranks(window)
         self._saved = 0.0
         self._purse = _Purse(compute_share)
         self._chance = random.Random(seed)  # noqa: S311 (a sample, not a secret)
@@ -397,7 +395,7 @@ class Cascade:
             raise ValueError(f"a first score of {value} has no rank")
         share = self._share if budget_share is None else _rank_share(budget_share)
         self._purse.earn(first_ms)
-        rank = self._ranked(value)
+        rank = self._ranks.rank(value)
         chance = self._purse.chance_of(self._random_share)
         drawn = self._chance.random() < chance
         self._saved = min(_MOST_SAVED, self._saved + share)
@@ -414,15 +412,6 @@ class Cascade:
     def looked(self, second_ms: float) -> None:
         """What the last second look took. Of a look that failed it may stay untold: it counts as a usual one. `ValueError` for no time."""
         self._purse.settle(second_ms)
-
-    def _ranked(self, value: float) -> float:
-        """The share of recent scores below this one, which then is among them."""
-        rank = bisect_left(self._sorted, value) / len(self._sorted) if self._sorted else 0.0
-        if len(self._recent) == self._recent.maxlen:
-            del self._sorted[bisect_left(self._sorted, self._recent[0])]
-        self._recent.append(value)
-        insort(self._sorted, value)
-        return rank
 
 
 class _Purse:

@@ -593,4 +593,4 @@ def test_a_long_run_holds_no_more_than_a_window() -> None:
     cascade = Cascade(window=64)
     for value in np.random.default_rng(6).random(5000):
         cascade.judge(value, 10.0)
-    assert (len(cascade._recent), len(cascade._sorted)) == (64, 64)
+    assert (len(cascade._ranks._recent), len(cascade._ranks._sorted)) == (64, 64)
