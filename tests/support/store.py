@@ -61,6 +61,9 @@ class _Handler(BaseHTTPRequestHandler):
             threading.Event().wait(5)
             self.close_connection = True
             return
+        if len(body) < length:  # the sender died in the middle: no store keeps half an object
+            self.close_connection = True
+            return
         if status == 0:
             status, code = (412, "PreconditionFailed") if key in store.objects else (200, "")
             store.objects.setdefault(key, body)
