@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 export YOLO_OFFLINE := 1
 export YOLO_AUTOINSTALL := 0
 
-.PHONY: help demo test test-agent check bench bench-parity bench-loop bench-triage wheel clean
+.PHONY: help demo test test-slow test-agent check bench bench-parity bench-loop bench-triage wheel clean
 
 help: ## this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /  make \1\t/' | expand -t 22
@@ -23,7 +23,10 @@ demo: $(VENV)/ready ## the whole circle once, on two simulated devices; report i
 	@$(BIN)/python deploy/demo/demo.py --out build/demo $(DEMO)
 
 test: $(VENV)/ready ## the test suite, under five minutes
-	@$(BIN)/python -m pytest -n auto --maxprocesses 4 --dist worksteal $(TESTS)
+	@$(BIN)/python -m pytest -n 4 --dist worksteal $(TESTS)
+
+test-slow: $(VENV)/ready ## what it leaves out: more of the same kind, at more than ten seconds each
+	@$(BIN)/python -m pytest -n 4 --dist worksteal --slow -m slow $(TESTS)
 
 test-agent: ## the device's tests where nothing but [agent] is installed
 	@test -x .venv-agent/bin/python || $(PYTHON) -m venv .venv-agent

@@ -29,11 +29,14 @@ class Objects:
     """What is really there in one frame: `boxes_xyxy_px` (M, 4), and `classes` (M,), indices into the detector's.
 
     `tracks` (M,) names each object over the whole recording; None where nobody knows which object is which in the next frame.
+    `unjudged` (M,) marks those that are not asked of a detector, too small or too hidden, say: it is no error not to report one, and none
+    to report it.
     """
 
     boxes_xyxy_px: NDArray[np.floating]
     classes: NDArray[np.integer]
     tracks: NDArray[np.integer] | None = None
+    unjudged: Bools | None = None
 
     def __len__(self) -> int:
         return len(self.classes)
@@ -60,21 +63,23 @@ class FrameErrors:
 def frame_errors(reported: Detections, objects: Objects, iou: float = MATCH_IOU) -> FrameErrors:
     """The errors in what the detector reports of a frame.
 
-    The best-scored box chooses first, and the best overlap of its class among the objects that are still free (as COCO matches).
+    The best-scored box chooses first, and the best overlap of its class among the objects that are still free; one that is judged before
+    one that is not (as COCO matches).
     """
     free = np.ones(len(objects), np.bool_)
+    judged = free if objects.unjudged is None else ~objects.unjudged
     false_positives = 0
     if len(reported):
         overlaps = iou_matrix(reported.boxes_xyxy_px, np.asarray(objects.boxes_xyxy_px, np.float32).reshape(-1, 4))
         overlaps[reported.classes[:, None] != objects.classes[None]] = 0
         for row in np.argsort(-reported.scores, kind="stable"):
-            open_overlaps = np.where(free, overlaps[row], 0)
-            best = int(open_overlaps.argmax()) if len(free) else 0
-            if len(free) and open_overlaps[best] >= iou:
-                free[best] = False
+            fits = free & (overlaps[row] >= iou)
+            if fits.any():
+                worth = np.where(fits, overlaps[row] + judged, 0)
+                free[int(worth.argmax())] = False
             else:
                 false_positives += 1
-    return FrameErrors(free, false_positives)
+    return FrameErrors(free & judged, false_positives)
 
 
 @dataclass(frozen=True, eq=False)

@@ -373,6 +373,7 @@ def followed(frames: Iterable[tuple[Truth, Detections]], fps: float) -> Followed
     return result
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("fps", "most_per_100"), [(10, 2.0), (2, 10.0)])
 @pytest.mark.parametrize("pose", ["kerb", "bridge"])
 def test_ids_agree_with_those_of_the_street_s_truth(pose: str, fps: float, most_per_100: float) -> None:
@@ -385,6 +386,7 @@ def test_ids_agree_with_those_of_the_street_s_truth(pose: str, fps: float, most_
     assert 100 * result.strangers / result.found <= most_per_100 / 2
 
 
+@pytest.mark.slow
 def test_ids_agree_with_the_truth_where_the_starter_detector_looks() -> None:
     street, detector = Street(StreetSpec(seed=11, pose="kerb")), Bundle.open(STARTER).detector()
     seen_frames = (street.frame(index) for index in range(80))

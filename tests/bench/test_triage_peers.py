@@ -138,6 +138,7 @@ def test_the_shortest_streams_trouble_nobody(peer: Peer, frames: int) -> None:
     assert all(0 <= pick < frames for pick in picks)
 
 
+@pytest.mark.slow
 @EVERY_PEER
 def test_six_thousand_frames_take_seconds(peer: Peer, six_thousand: Stream) -> None:
     start = perf_counter()

@@ -115,6 +115,7 @@ def taught(data: Path, starter: Starter, tmp_path: Path, labels: int) -> None:
         teach(parts, starter, tmp_path, labels=labels)
 
 
+@pytest.mark.slow
 @needs_training
 @pytest.mark.timeout(400)
 def test_without_a_running_cloud_labels_are_built_trained_and_judged_and_a_person_may_release(

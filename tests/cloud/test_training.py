@@ -175,6 +175,7 @@ def test_a_run_learns_tells_its_progress_and_gives_weights_and_a_detector(starte
     assert evaluate(detector, held_out).map50 > 0.5
 
 
+@pytest.mark.slow
 @needs_training
 def test_a_run_goes_on_from_weights_and_is_exported_with_the_shape_asked_for(starter: Starter, tmp_path: Path) -> None:
     result = starter.trained
@@ -186,6 +187,7 @@ def test_a_run_goes_on_from_weights_and_is_exported_with_the_shape_asked_for(sta
     assert Detector(again.onnx).long_side_px == 64
 
 
+@pytest.mark.slow
 @needs_training
 def test_what_was_known_is_kept_in_the_share_that_was_asked_for(starter: Starter, tmp_path: Path) -> None:
     """All of it: then the model sees what it saw before, whatever it was taught meanwhile."""
@@ -254,6 +256,7 @@ def test_a_crash_tells_its_cause_in_one_line_and_the_end_of_the_log(tmp_path: Pa
     assert "train.log" in str(failed.value)
 
 
+@pytest.mark.slow
 @needs_training
 def test_a_kill_by_the_machine_is_told_as_one(tmp_path: Path) -> None:
     def follow(event: Any) -> None:

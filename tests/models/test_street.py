@@ -104,6 +104,7 @@ def test_a_track_keeps_its_class_and_moves_smoothly() -> None:
     assert moved > 3.0
 
 
+@pytest.mark.slow
 def test_all_classes_come_by() -> None:
     seen: set[int] = set()
     for seed in range(4):

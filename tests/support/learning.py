@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import fcntl
+import os
+import pickle
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -33,19 +36,30 @@ class Starter:
 
 @pytest.fixture(scope="session")
 def starter(tmp_path_factory: pytest.TempPathFactory) -> Starter:
-    """One real training from scratch for all tests."""
+    """One real training from scratch for all tests, in whichever process asks first."""
     missing = training.missing_extra()
     if missing:
         pytest.skip(missing)
-    folder = tmp_path_factory.mktemp("starter")
+    own = tmp_path_factory.getbasetemp()
+    shared = own.parent if "PYTEST_XDIST_WORKER" in os.environ else own
+    kept = shared / "starter.pickle"
+    with (shared / "starter.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if not kept.exists():
+            kept.write_bytes(pickle.dumps(_taught_from_scratch(shared / "starter")))
+        trained, events, data = pickle.loads(kept.read_bytes())
+    return Starter(Bundle.open(shared / "starter" / "starter.tar"), trained, events, data)
+
+
+def _taught_from_scratch(folder: Path) -> tuple[Trained, tuple[Mapping[str, Any], ...], Path]:
     data = shapes.folder(folder / "data", 64)
     events: list[Mapping[str, Any]] = []
     recipe = TrainingRecipe(epochs=14, lr0=0.01, threads=1)
     run = Run(folder / "run", shapes.tiny_yaml(folder / "tiny.yaml"), data / "data.yaml", SQUARE, recipe)
     trained = train(run, on_event=events.append)
     picture = read_rgb(next((data / "images/train").iterdir()))
-    bundle = pack(trained.onnx, folder / "starter.tar", name="shapes", version="starter", golden_pictures=[picture])
-    return Starter(bundle, trained, tuple(events), data)
+    pack(trained.onnx, folder / "starter.tar", name="shapes", version="starter", golden_pictures=[picture])
+    return trained, tuple(events), data
 
 
 def teach(parts: Services, starter: Starter, folder: Path, *, labels: int = 40) -> Labels:

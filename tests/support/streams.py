@@ -42,6 +42,7 @@ def a_look(
     *,
     scene: int = 0,
     second: Detections | None = None,
+    hard: Sequence[bool] = (),
     size_bytes: int = 1000,
     fingerprint: Fingerprint | None = None,
 ) -> Look:
@@ -53,12 +54,14 @@ def a_look(
         at_s=index / FPS,
         hw_px=HW_PX,
         seen=Detections.empty() if seen is None else seen,
-        second=second,
+        shifted=second,
+        flipped=second,
         size_bytes=size_bytes,
         fingerprint=fingerprint or Fingerprint(index, np.full((24, 32), index % 255, np.int16)),
         truth_boxes_xyxy_px=np.array([box for box, _, _ in truth], np.float32).reshape(-1, 4),
         truth_classes=np.array([kind for _, kind, _ in truth], np.int64),
         truth_tracks=np.array([track for _, _, track in truth], np.int64),
+        truth_hard=np.array(hard or [False] * len(truth), np.bool_),
     )
 
 

@@ -27,7 +27,7 @@ def test_frames_of_a_motorway_reach_the_review_page_byte_for_byte(circle: Circle
         "cam-1",
         str(CLIP),
         bundle.path,
-        source={"uri": str(CLIP), "camera": "motorway", "live": False, "max_fps": 2},
+        source={"uri": str(CLIP), "camera": "motorway", "live": False, "max_fps": 1},
         selection={"triggers": ["uncertainty", "audit"], "window_s": 2.0, "gap_s": 0.5},
         **{"selection.budget": {"frames_per_hour": 3600}},
     )

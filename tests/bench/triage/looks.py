@@ -16,8 +16,10 @@ class Look:
     """One frame of a labelled stream, as every selector sees it, with the truth beside it for the judge alone.
 
     `index` counts from 0 in the stream, `at_s` is stream time. `seen` are the detections of the first pass, candidates down to 0.03;
-    `second` those of the same model on the input shifted by half a stride. `size_bytes` is that of the JPEG that would be sent.
-    `truth_boxes_xyxy_px` (M, 4), `truth_classes` (M,) and `truth_tracks` (M,), unique over the whole stream, are what is really there.
+    `shifted` those of the same model on the input shifted by half a stride, `flipped` with left and right exchanged. `size_bytes` is that
+    of the JPEG that would be sent. `truth_boxes_xyxy_px` (M, 4), `truth_classes` (M,) and `truth_tracks` (M,), unique over the whole stream,
+    are what is really there; `truth_hard` (M,) marks what is too small or too hidden to be asked of a detector: not to see it is no error,
+    and neither is to see it.
     """
 
     index: int
@@ -26,12 +28,14 @@ class Look:
     at_s: float
     hw_px: tuple[int, int]
     seen: Detections
-    second: Detections | None
+    shifted: Detections | None
+    flipped: Detections | None
     size_bytes: int
     fingerprint: Fingerprint
     truth_boxes_xyxy_px: NDArray[np.floating]
     truth_classes: NDArray[np.integer]
     truth_tracks: NDArray[np.integer]
+    truth_hard: NDArray[np.bool_]
 
 
 @dataclass(frozen=True)

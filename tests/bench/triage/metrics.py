@@ -41,7 +41,7 @@ def errors_of(stream: Stream, iou: float = MATCH_IOU) -> Errors:
 
 def frame_errors(look: Look, operating_point: float, iou: float = MATCH_IOU) -> tuple[NDArray[np.integer], int]:
     """The tracks of the truth that no reported box hits, and the number of reported boxes that hit none, as COCO matches."""
-    truth = Objects(look.truth_boxes_xyxy_px, look.truth_classes, look.truth_tracks)
+    truth = Objects(look.truth_boxes_xyxy_px, look.truth_classes, look.truth_tracks, look.truth_hard)
     found = capture.frame_errors(look.seen.above(operating_point), truth, iou)
     return look.truth_tracks[found.missed], found.false_positives
 

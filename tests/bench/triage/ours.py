@@ -19,6 +19,7 @@ from edgecase_agent.source import Picture
 from edgecase_models.boxes import Letterbox
 from edgecase_models.detections import Detections
 from edgecase_models.detector import StagesMs
+from edgecase_models.policy import SecondMember
 from edgecase_models.strategy import Strategy
 
 UNSEEN = 16 / 384
@@ -43,25 +44,29 @@ class _Played:
         raise AssertionError("every pass was recorded")
 
 
-def second_view(look: Look) -> View:
-    """The recorded pass over the shifted input, with the part of the picture that it saw.
+def second_view(look: Look, member: SecondMember) -> View:
+    """The recorded pass of the second member, with the part of the picture that it saw.
 
-    The starter's input is 384 pixels wide, and half a stride of them left it at the right.
+    The starter's input is 384 pixels wide, and half a stride of them left it at the right of the shifted pass.
     """
-    assert look.second is not None, "the stream was recorded in two passes"
-    height, width = look.hw_px
-    return View(look.second, (0.0, 0.0, width * (1 - UNSEEN), float(height)))
+    assert look.shifted is not None, "the stream was recorded in three passes"
+    assert look.flipped is not None, "the stream was recorded in three passes"
+    height, width = map(float, look.hw_px)
+    if member is SecondMember.FLIPPED:
+        return View(look.flipped, (0.0, 0.0, width, height))
+    return View(look.shifted, (0.0, 0.0, width * (1 - UNSEEN), height))
 
 
 class _SecondPass:
     """The second member, played back."""
 
-    def __init__(self, played: _Played) -> None:
+    def __init__(self, played: _Played, member: SecondMember) -> None:
         self._played = played
+        self._member = member
 
     def look(self, picture: Picture, incumbent: Detecting) -> View:  # noqa: ARG002
         assert self._played.look is not None, "a first pass went before"
-        return second_view(self._played.look)
+        return second_view(self._played.look, self._member)
 
 
 @dataclass(frozen=True)
@@ -83,6 +88,7 @@ class Ours:
     calibration: Calibration = identity
     strategy: Strategy = Strategy.EDE
     committee: bool = True
+    member: SecondMember = SecondMember.SHIFTED
     share: float = 0.2
     streaming: bool = True
 
@@ -96,10 +102,10 @@ class Ours:
         empty = SelectionState(purse=PurseState(at_s=EPOCH.timestamp(), credit={"frames": 0.0}))
         selection: Selection[Look] = Selection(rules, empty)
         played = _Played(stream.names)
-        committee = Committee(Cascade(self.share, 0.01, seed=seed, compute_share=0.2), _SecondPass(played))
+        committee = Committee(Cascade(self.share, 0.01, seed=seed, compute_share=0.2), _SecondPass(played, self.member))
         judge = Judge(selection, self.strategy, committee if self.committee else None)
         model = _Model(played, "0" * 64, stream.names, stream.operating_point, self.calibration)
-        run = Run([], [], 0, {})
+        run = Run([], [], 0, {}, {})
         at_s = 0.0
         for look in stream.looks:
             played.look = look
@@ -117,17 +123,21 @@ class Ours:
 
 @dataclass
 class Run:
-    """What came of it: the picks in order, the audits among them with their propensities, and how often the second member looked."""
+    """What came of it: the picks in order with their scores, the audits among them with their propensities, and how often the second member
+    looked.
+    """
 
     picks: list[int]
     audits: list[int]
     second_looks: int
     propensity: dict[int, float]
+    scores: dict[int, float]
 
     def take(self, verdicts: Sequence[Verdict[Look]]) -> None:
         for verdict in verdicts:
             if isinstance(verdict.decision, Keep):
                 self.picks.append(verdict.item.index)
+                self.scores[verdict.item.index] = verdict.decision.score
                 if verdict.decision.audit:
                     self.audits.append(verdict.item.index)
                     self.propensity[verdict.item.index] = verdict.decision.reasons[0].propensity

@@ -31,6 +31,7 @@ from bench.triage.stream import STARTER, pets_stream, real_there, street_stream
 from edgecase_agent import scoring
 from edgecase_agent.committee import Cascade, disagreement
 from edgecase_models.bundle import Bundle
+from edgecase_models.policy import SecondMember
 
 SEEDS: Final = (1, 2, 3, 4, 5)
 SHARE: Final = 0.05
@@ -39,6 +40,7 @@ DRAWS: Final = 20
 
 REAL_MODELS: Final = ("yolo11n", "yolov8n", "yolo26n")
 OURS, RANDOM = "edgecase", "random"
+MEMBERS: Final = (SecondMember.SHIFTED, SecondMember.FLIPPED)
 
 
 @dataclass
@@ -59,9 +61,9 @@ def measure(make: Callable[[], Stream]) -> Measured:
     """Everything on one stream."""
     stream = make()
     errors = metrics.errors_of(stream)
-    table = _calibration_for(stream)
+    table = calibration_of(stream)
     found = Measured(stream.name, stream.seed, float(errors.failures.mean()), float(errors.severe.mean()))
-    uncertainty = partial(_ede, calibration=table)
+    uncertainty = partial(ede, calibration=table)
     for name, values in _every_score(stream, table).items():
         found.scores[name] = {
             "auroc": metrics.auroc(values, errors.failures),
@@ -106,35 +108,34 @@ def variants(table: scoring.Calibration) -> list[Ours]:
 
 def _every_score(stream: Stream, table: scoring.Calibration) -> dict[str, NDArray[np.float64]]:
     values = {name: scores_of(stream, score) for name, score in (SCORES | TWO_PASS_SCORES).items()}
-    one_pass = scores_of(stream, partial(_ede, calibration=table))
-    both = scores_of(stream, partial(_c_ede, calibration=table))
-    return values | {
-        "edgecase EDE": one_pass,
-        "edgecase C-EDE, cascade": _cascaded(one_pass, both),
-        "edgecase C-EDE, every frame": both,
-    }
-
-
-def _ede(look: Look, stream: Stream, calibration: scoring.Calibration) -> float:
-    return scoring.expected_detection_errors(look.seen, stream.operating_point, calibration)
-
-
-def _c_ede(look: Look, stream: Stream, calibration: scoring.Calibration) -> float:
-    return disagreement(look.seen, second_view(look), stream.operating_point, calibration).c_ede
-
-
-def _cascaded(one_pass: NDArray[np.float64], both: NDArray[np.float64]) -> NDArray[np.float64]:
-    """What the device knows: C-EDE where the cascade asked the second member by rank, which puts a frame before all others, else EDE."""
-    cascade, values = Cascade(0.2, 0.0, compute_share=0.2), one_pass.copy()
-    ahead = one_pass.max() + both.max()
-    for index, value in enumerate(one_pass):
-        if cascade.judge(float(value), 1.0) is not None:
-            cascade.looked(1.0)
-            values[index] = ahead + both[index]
+    one_pass = scores_of(stream, partial(ede, calibration=table))
+    values["edgecase EDE"] = one_pass
+    for member in MEMBERS:
+        both = scores_of(stream, partial(_c_ede, calibration=table, member=member))
+        values[f"edgecase C-EDE, {member}, cascade"] = _cascaded(one_pass, both)
+        values[f"edgecase C-EDE, {member}, every frame"] = both
     return values
 
 
-def _calibration_for(stream: Stream) -> scoring.Calibration:
+def ede(look: Look, stream: Stream, calibration: scoring.Calibration) -> float:
+    return scoring.expected_detection_errors(look.seen, stream.operating_point, calibration)
+
+
+def _c_ede(look: Look, stream: Stream, calibration: scoring.Calibration, member: SecondMember) -> float:
+    return disagreement(look.seen, second_view(look, member), stream.operating_point, calibration).c_ede
+
+
+def _cascaded(one_pass: NDArray[np.float64], both: NDArray[np.float64]) -> NDArray[np.float64]:
+    """What the device knows: C-EDE where the cascade asked the second member, else EDE; both are expected errors."""
+    cascade, values = Cascade(0.2, 0.01, compute_share=0.2), one_pass.copy()
+    for index, value in enumerate(one_pass):
+        if cascade.judge(float(value), 1.0) is not None:
+            cascade.looked(1.0)
+            values[index] = both[index]
+    return values
+
+
+def calibration_of(stream: Stream) -> scoring.Calibration:
     """The street's bundle brings its table, fitted on other streets by day and at dusk; a foreign model has none."""
     table = Bundle.open(STARTER).calibration if stream.name == "street" else None
     return scoring.identity if table is None else table

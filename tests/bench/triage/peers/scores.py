@@ -158,14 +158,14 @@ def expected_errors(look: Look, stream: Stream) -> float:
 
 
 def cald(look: Look, stream: Stream, beta: float = 1.3) -> float:
-    """CALD (arXiv 2103.10374, stage 1) with the shifted view as its augmentation: minus the consistency of the least consistent box.
+    """CALD (arXiv 2103.10374, stage 1) with the mirrored view as its augmentation: minus the consistency of the least consistent box.
 
     Each box is held against the one of the other view that overlaps it most: m = |IoU + ½·(1 − JS(p, q))·(s + s′) − β|, at most 1 over the
     frame. A frame, or a view, without a box has consistency 0 and is chosen first. Raises `ValueError` without a second pass.
     """
-    if look.second is None:
+    if look.flipped is None:
         raise ValueError(f"frame {look.index} of {stream.name} has no second pass")
-    ours, theirs = look.seen.above(PUBLISHED_FLOOR), look.second.above(PUBLISHED_FLOOR)
+    ours, theirs = look.seen.above(PUBLISHED_FLOOR), look.flipped.above(PUBLISHED_FLOOR)
     if not len(ours) or not len(theirs):
         return 0.0
     overlaps = iou_matrix(ours.boxes_xyxy_px, theirs.boxes_xyxy_px)

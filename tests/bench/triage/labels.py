@@ -1,0 +1,381 @@
+"""What picks teach: the starter retrained on what each selector chose, at equal frames and at equal boxes, judged on streets nobody saw.
+
+    make bench-labels                                         five streams, 70 trainings: hours of two cores
+    python -m bench.triage.labels --jobs 8 --device 0         the same with a GPU, in minutes
+
+Training, evaluation and the cloud's choice of a batch are the product's own. What was measured is kept under `build/bench/labels/`.
+"""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import json
+import os
+import shutil
+import sys
+from collections import Counter
+from collections.abc import Callable, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import asdict, dataclass
+from datetime import timedelta
+from functools import cache, partial
+from pathlib import Path
+from typing import Final
+
+import msgspec
+import numpy as np
+from rich.console import Console
+from rich.table import Table
+
+from bench.report import BUILD, Report, Row
+from bench.triage import metrics
+from bench.triage.looks import Stream
+from bench.triage.ours import EPOCH, Ours
+from bench.triage.peers import peers_here
+from bench.triage.run import OURS, RANDOM, SEEDS, SHARE, calibration_of, ede
+from bench.triage.stream import CONDITIONS, FRAMES_PER_SCENE, STARTER, street_scenes, street_stream
+from edgecase_cloud.batch import BatchRules, choose
+from edgecase_cloud.dataset_files import data_yaml
+from edgecase_cloud.fingerprint import Fingerprint
+from edgecase_cloud.pool import AUDIT, Candidate
+from edgecase_cloud.training import Export, Run, TrainingRecipe, train
+from edgecase_models.bundle import Bundle
+from edgecase_models.detector import Detector, Runtime
+from edgecase_models.evaluate import CURVE_THRESHOLDS, Sighting, samples_from_folder, score, sightings
+from edgecase_models.street.dataset import Sample, plan_samples, render_dataset
+
+FOLDER: Final = BUILD / "labels"
+WEIGHTS: Final = STARTER.with_name("starter.pt")
+LEARNT_STREETS, UNSEEN_STREETS = range(1000, 1030), range(9000, 9020)
+REPLAYED: Final = 120
+"""Pictures by day that are learnt again beside what was picked, so that they are not forgotten."""
+
+OFFERED: Final = 3
+"""For a batch chosen in the cloud the device offers this many times as many frames as are labelled."""
+
+MIXED_PICTURES, NIGHT_PICTURES = 520, 120
+NIGHT: Final = ("night", "night-rain", "night-fog")
+RECIPE: Final = TrainingRecipe(epochs=4, lr0=0.002, keep=0.3)
+IN_CLOUD: Final = "edgecase, batch chosen in the cloud"
+UNIFORM: Final = "uniform"
+INFORMED: Final = (
+    "Roboflow close_to_threshold",
+    "PPAL, window top-k",
+    "VeSSAL",
+    "lightly-mundig, diversity × uncertainty",
+)
+FRAMES, BOXES = "frames", "boxes"
+Choosing = Callable[[Stream, int], list[int]]
+
+
+@dataclass(frozen=True)
+class Case:
+    """One training: what `selector` picked of the street stream `seed`, as many frames, or boxes, as random did (`equal`)."""
+
+    seed: int
+    selector: str
+    equal: str
+    picks: tuple[int, ...]
+    boxes: int
+
+    def key(self, recipe: TrainingRecipe) -> str:
+        """Names what was trained on what and how."""
+        how = {name: value for name, value in recipe.arguments().items() if name not in ("device", "workers")}
+        told = json.dumps([self.seed, self.picks, REPLAYED, how, recipe.keep, WEIGHTS.stat().st_size])
+        return hashlib.sha256(told.encode()).hexdigest()[:16]
+
+
+@dataclass(frozen=True)
+class Figures:
+    """mAP50-95 on the unseen streets: in the stream's mix of conditions, by night alone, and of the class that is rarest in the mix."""
+
+    mixed: float
+    night: float
+    rarest: float
+
+
+# ---- what is picked ------------------------------------------------------------------------------------------------
+
+
+def cases_of(seed: int) -> list[Case]:
+    """Every selector's picks of one stream, at as many frames and at as many boxes as random's."""
+    stream = street_stream(seed)
+    budget = round(SHARE * len(stream.looks))
+    boxes = np.array([len(look.truth_classes) for look in stream.looks])
+    selectors = selectors_of(stream)
+    aim = int(boxes[selectors[RANDOM](stream, budget)].sum())
+    cases = []
+    for name, choosing in selectors.items():
+        picks = choosing(stream, budget)[:budget]
+        cases.append(Case(seed, name, FRAMES, tuple(picks), int(boxes[picks].sum())))
+        fewer = within_boxes(partial(choosing, stream), boxes, budget, aim, np.random.default_rng([seed, 5]))
+        cases.append(Case(seed, name, BOXES, tuple(fewer), int(boxes[fewer].sum())))
+    return cases
+
+
+def selectors_of(stream: Stream) -> dict[str, Choosing]:
+    """Random, uniform, the informed peers and ours, each as a function of stream and budget."""
+    table = calibration_of(stream)
+    peers, left_out = peers_here(partial(ede, calibration=table))
+    for line in left_out:
+        print(line)
+    ours = Ours(OURS, calibration=table)
+
+    def own(stream: Stream, budget: int) -> list[int]:
+        return ours.run(stream, budget, stream.seed).picks
+
+    def chosen(peer_pick: Callable[..., list[int]]) -> Choosing:
+        return lambda stream, budget: peer_pick(stream, budget, np.random.default_rng([stream.seed, 0, 99]))
+
+    asked = (RANDOM, UNIFORM, *INFORMED)
+    return {
+        **{peer.name: chosen(peer.pick) for peer in peers if peer.name in asked},
+        OURS: own,
+        IN_CLOUD: partial(in_cloud, ours=ours),
+    }
+
+
+def in_cloud(stream: Stream, budget: int, ours: Ours) -> list[int]:
+    """The batch that the cloud chooses among three times as many frames that the device offered."""
+    run = ours.run(stream, OFFERED * budget, stream.seed)
+    offered = [
+        Candidate(
+            id=f"{look.index:06d}",
+            device="street",
+            camera="",
+            captured_at=EPOCH + timedelta(seconds=look.at_s),
+            score=run.scores[look.index],
+            strategies=(AUDIT,) if look.index in run.propensity else ("ede",),
+            classes=look.seen.classes.astype(np.int64),
+            scores=look.seen.scores.astype(np.float64),
+            model_digest="0" * 64,
+            fingerprint=Fingerprint(look.fingerprint.dhash, look.fingerprint.cells.astype(np.uint8)),
+            features=look.seen.features,
+        )
+        for look in (stream.looks[index] for index in run.picks)
+    ]
+    rules = BatchRules(frames=budget, cold_labels=0)
+    batch = choose(offered, [], labels=0, rules=rules, now=EPOCH, names=stream.names)
+    return sorted(int(pick.id) for pick in batch.picks)
+
+
+def within_boxes(
+    choosing: Callable[[int], list[int]], boxes: np.ndarray, budget: int, aim: int, rng: np.random.Generator
+) -> list[int]:
+    """Picks with at most `aim` boxes in the truth: the budget is brought near it, and what is still too much is left out by lot."""
+    frames, picks = budget, choosing(budget)
+    for _ in range(4):
+        had = int(boxes[picks].sum())
+        if not had or 0 <= had - aim <= 0.03 * aim:
+            break
+        frames = max(1, round(frames * (1.015 * aim / had)))
+        picks = choosing(frames)
+    kept, left = [], aim
+    for index in rng.permutation(picks).tolist():
+        if boxes[index] <= left:
+            kept.append(index)
+            left -= int(boxes[index])
+    return sorted(kept)
+
+
+# ---- what it teaches -----------------------------------------------------------------------------------------------
+
+
+def retrained(case: Case, recipe: TrainingRecipe) -> Figures:
+    """Train on the picks and on what was learnt before, and measure; from the file where that was done already."""
+    path = FOLDER / "figures" / f"{case.key(recipe)}.json"
+    if not path.exists():
+        folder = FOLDER / "runs" / case.key(recipe)
+        shutil.rmtree(folder, ignore_errors=True)
+        names = tuple(Bundle.open(STARTER).manifest.classes)
+        pictures = [*(FOLDER / "replay" / "images" / "train").glob("*.jpg"), *drawn(case.seed, case.picks)]
+        for each in pictures:
+            label = each.parents[2] / "labels" / "train" / f"{each.stem}.txt"
+            for file, kind in ((each, "images"), (label, "labels")):
+                target = folder / kind / "train" / f"{each.parents[2].name}-{file.name}"
+                target.parent.mkdir(parents=True, exist_ok=True)
+                target.hardlink_to(file)
+        (folder / "data.yaml").write_bytes(data_yaml(names, {"train"}))
+        shape = Bundle.open(STARTER).manifest.input
+        export = Export(shape.height_px, shape.width_px, shape.long_side_px)
+        done = train(Run(folder, WEIGHTS, folder / "data.yaml", export, recipe))
+        save(path, measured(Detector(done.onnx, Runtime(threads=1), CURVE_THRESHOLDS)))
+        shutil.rmtree(folder)
+    return msgspec.json.decode(path.read_bytes(), type=Figures)
+
+
+def drawn(seed: int, picks: Sequence[int]) -> list[Path]:
+    """The picked frames as labelled pictures on disk; each is drawn once."""
+    scenes = street_scenes(seed)
+    found = []
+    for index in picks:
+        folder = FOLDER / "pictures" / f"{seed}-{index:05d}"
+        if not folder.exists():
+            scene = scenes[index // FRAMES_PER_SCENE]
+            rendered(folder, [(scene.spec, scene.start + index % FRAMES_PER_SCENE)], "train")
+        found += (folder / "images" / "train").glob("*.jpg")
+    return found
+
+
+def rendered(folder: Path, samples: Sequence[Sample], split: str) -> Path:
+    """A rendered data set, whole or not there; another process may be at it as well."""
+    if not folder.exists():
+        part = folder.with_name(f"{folder.name}.{os.getpid()}")
+        shutil.rmtree(part, ignore_errors=True)
+        render_dataset(part, samples, split)
+        try:
+            part.rename(folder)
+        except OSError:  # the other process was first, with the same
+            shutil.rmtree(part)
+    return folder
+
+
+def measured(detector: Detector) -> Figures:
+    """How good a detector is on the unseen streets."""
+    seen = [list(sightings(detector, samples_from_folder(FOLDER / "test" / name))) for name in CONDITIONS]
+    mixed: list[Sighting] = []
+    for (name, share), own in zip(CONDITIONS.items(), seen, strict=True):
+        mixed += own[:: max(1, len(own) // round(share * MIXED_PICTURES))][: round(share * MIXED_PICTURES)]
+    night = [each for name, own in zip(CONDITIONS, seen, strict=True) if name in NIGHT for each in own]
+    whole = score(mixed)
+    rarest, _ = min(Counter(name for each in mixed for name in each.truth_classes).items(), key=lambda item: item[1])
+    return Figures(whole.map50_95, score(night).map50_95, whole.per_class[rarest].map50_95)
+
+
+def save(path: Path, figures: Figures) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    part = path.with_suffix(f".{os.getpid()}")
+    part.write_text(json.dumps(asdict(figures)))
+    part.replace(path)
+
+
+def test_pictures(condition: str) -> Path:
+    """The unseen streets in one condition; a rare one has more of them than its share, so that it can be measured."""
+    least = NIGHT_PICTURES if condition in NIGHT else 0
+    count = max(round(CONDITIONS[condition] * MIXED_PICTURES), least)
+    return rendered(
+        FOLDER / "test" / condition, plan_samples(count, list(UNSEEN_STREETS), (condition,), spacing_s=9.0), "val"
+    )
+
+
+@cache
+def starter() -> Figures:
+    """What the starter can do before it learns anything more."""
+    return measured(Bundle.open(STARTER).detector(Runtime(threads=1), CURVE_THRESHOLDS))
+
+
+# ---- the report ----------------------------------------------------------------------------------------------------
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--seed", type=int, action="append", help="a street stream; default 1 to 5")
+    parser.add_argument("--jobs", type=int, default=len(os.sched_getaffinity(0)), help="trainings at a time")
+    parser.add_argument("--device", default="cpu", help="where to train, by Ultralytics' names")
+    parser.add_argument("--repeats", type=int, default=1, help="trainings of each case, with other training seeds")
+    asked = parser.parse_args()
+    seeds = asked.seed or SEEDS
+    for seed in seeds:
+        street_stream(seed)  # made on all cores, one after the other
+    threads = max(1, len(os.sched_getaffinity(0)) // asked.jobs)
+    recipes = [
+        msgspec.structs.replace(RECIPE, threads=threads, device=asked.device, seed=n) for n in range(asked.repeats)
+    ]
+    with ProcessPoolExecutor(asked.jobs) as pool:
+        replay = plan_samples(REPLAYED, list(LEARNT_STREETS), ("day",), spacing_s=9.0)
+        made = [pool.submit(rendered, FOLDER / "replay", replay, "train")]
+        made += [pool.submit(test_pictures, condition) for condition in CONDITIONS]
+        cases = [case for found in pool.map(cases_of, seeds) for case in found]
+        for each in made:
+            each.result()
+        before = pool.submit(starter).result()
+        print(
+            f"the starter: {before.mixed:.3f} in the mix, {before.night:.3f} by night, {before.rarest:.3f} the rarest class"
+        )
+        trainings = {(case, recipe.seed): pool.submit(retrained, case, recipe) for case in cases for recipe in recipes}
+        gains = {
+            case: _mean([_minus(trainings[case, recipe.seed].result(), before) for recipe in recipes]) for case in cases
+        }
+    report = Report("labels", f"labels of {SHARE:.0%} of each stream's frames; mAP50-95 gained over the starter")
+    for equal in (FRAMES, BOXES):
+        _show(equal, gains)
+        _bars(report, equal, gains)
+    report.close()
+    return 0 if all(row.ok is not False for row in report.rows) else 1
+
+
+Gains = dict[Case, Figures]
+
+
+def _minus(one: Figures, other: Figures) -> Figures:
+    return Figures(one.mixed - other.mixed, one.night - other.night, one.rarest - other.rarest)
+
+
+def _mean(found: Sequence[Figures]) -> Figures:
+    return Figures(*(float(np.mean([getattr(each, name) for each in found])) for name in Figures.__dataclass_fields__))
+
+
+def _of(gains: Gains, equal: str, selector: str, key: str) -> list[float]:
+    """By seed."""
+    mine = sorted(
+        (case.seed, getattr(gain, key))
+        for case, gain in gains.items()
+        if (case.equal, case.selector) == (equal, selector)
+    )
+    return [value for _, value in mine]
+
+
+def _selectors(gains: Gains) -> list[str]:
+    return list(dict.fromkeys(case.selector for case in gains))
+
+
+def _show(equal: str, gains: Gains) -> None:
+    table = Table(
+        "selector", "frames", "boxes", "mix", "over random", "night", "over random", "rarest class", "over random",
+        title=f"equal {equal}: mAP50-95 gained, ± half the 95 % interval over the streams", title_justify="left",
+    )  # fmt: skip
+    for name in _selectors(gains):
+        own = [case for case in gains if (case.equal, case.selector) == (equal, name)]
+        cells = [f"{np.mean([len(case.picks) for case in own]):.0f}", f"{np.mean([case.boxes for case in own]):.0f}"]
+        for key in Figures.__dataclass_fields__:
+            mine, random = _of(gains, equal, name, key), _of(gains, equal, RANDOM, key)
+            cells += [_told(metrics.t_interval(mine)), _told(metrics.paired_difference(mine, random))]
+        table.add_row(name, *cells, style="bold" if name.startswith(OURS) else "")
+    Console(width=170).print(table)
+
+
+def _told(found: metrics.Interval) -> str:
+    half = found.high - found.mean
+    return f"{found.mean:+.4f}" + ("" if np.isnan(half) else f" ±{half:.4f}")
+
+
+def _bars(report: Report, equal: str, gains: Gains) -> None:
+    def mean(name: str, key: str = "mixed") -> float:
+        return float(np.mean(_of(gains, equal, name, key)))
+
+    informed = [name for name in _selectors(gains) if name in INFORMED]
+    for name in (OURS, IN_CLOUD):
+        against = metrics.paired_difference(_of(gains, equal, name, "mixed"), _of(gains, equal, RANDOM, "mixed"))
+        title = f"equal {equal}, {name}"
+        report.add(Row(f"{title}: gain", mean(name), "mAP", UNIFORM, mean(UNIFORM)))
+        report.add(Row(f"{title}: upper 95 % bound of gain − random's", against.high, "mAP", RANDOM, mean(RANDOM), 0.0))
+        if informed:
+            best = max(informed, key=mean)
+            report.add(Row(f"{title}: gain beside the best informed", mean(name), "mAP", best, mean(best), mean(best)))
+        for key, told in (("night", "night"), ("rarest", "the rarest class")):
+            theirs = mean(RANDOM, key)
+            report.add(
+                Row(
+                    f"{title}: gain, {told}, of random's",
+                    mean(name, key) / theirs,
+                    "×",
+                    RANDOM,
+                    theirs,
+                    1.2 if key == "night" else None,
+                )
+            )
+
+
+if __name__ == "__main__":
+    sys.exit(main())
