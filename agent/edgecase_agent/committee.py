@@ -384,18 +384,23 @@ class Cascade:
         self._chance = random.Random(seed)  # noqa: S311 (a sample, not a secret)
         self.without_chance = 0
 
-    def judge(self, value: float, first_ms: float = 0.0, budget_share: float | None = None) -> SecondLook | None:
-        """Whether the frame with this first score deserves a second look; the score is remembered.
+    def judge(
+        self, value: float, first_ms: float = 0.0, budget_share: float | None = None, *, rank: float | None = None
+    ) -> SecondLook | None:
+        """Whether the frame with this first score deserves a second look.
 
         `first_ms`: what the first look took. `budget_share`: the share ρ of frames that can be kept now; given, the highest 4ρ are looked
-        at in the place of `share`.
-        `ValueError` for a score that is not finite, a negative share or a time that is none.
+        at in the place of `share`. `rank`: the share of recent first scores below this one, from a caller that ranks them itself; left
+        out, the cascade remembers the last `window` scores.
+        `ValueError` for a score that is not finite, a rank or a share that is none, or a time that is none.
         """
         if not math.isfinite(value):
             raise ValueError(f"a first score of {value} has no rank")
+        if rank is not None and not 0 <= rank <= 1:
+            raise ValueError(f"a rank lies in [0, 1], not at {rank}")
         share = self._share if budget_share is None else _rank_share(budget_share)
         self._purse.earn(first_ms)
-        rank = self._ranks.rank(value)
+        rank = self._ranks.rank(value) if rank is None else rank
         chance = self._purse.chance_of(self._random_share)
         drawn = self._chance.random() < chance
         self._saved = min(_MOST_SAVED, self._saved + share)

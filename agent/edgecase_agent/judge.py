@@ -151,7 +151,7 @@ class Judge(Generic[T]):
             value = _sound(float(first.errors.sum(dtype=np.float64)))
             rank = self._ranks.rank(value)
         with stage("second"):
-            doubt = self._second_look(shown.picture, model, detections, first, value)
+            doubt = self._second_look(shown.picture, model, detections, first, value, rank)
         with stage("select"):
             candidate = self._candidate(shown, model, detections, doubt, sighting.cues, rank)
             _sound(candidate.score, candidate.boxes)
@@ -184,13 +184,13 @@ class Judge(Generic[T]):
         return _Doubt(np.array([value]), np.zeros(1, np.int64), name)
 
     def _second_look(
-        self, picture: Picture, model: Judging, detections: Detections, first: _Doubt, value: float
+        self, picture: Picture, model: Judging, detections: Detections, first: _Doubt, value: float, rank: float
     ) -> _Doubt:
         """What the committee expects instead, where it is asked."""
         if self._committee is None:
             return first
         cascade, took = self._committee.cascade, model.detector.stages_ms
-        look = cascade.judge(value, took.pre + took.run + took.post)
+        look = cascade.judge(value, took.pre + took.run + took.post, rank=rank)
         if look is None:
             return first
         view = self._committee.member.look(picture, model.detector)

@@ -25,6 +25,7 @@ from edgecase_agent.committee import (
     disagreement,
     match,
 )
+from edgecase_agent.ranks import Ranks
 from edgecase_agent.scoring import errors
 from edgecase_models.boxes import Letterbox, iou_matrix
 from edgecase_models.detections import Detections
@@ -465,6 +466,16 @@ def test_a_look_says_how_many_frames_score_lower() -> None:
     cascade = Cascade(share=1.0, random_share=0.0)
     ranks = [cascade.judge(value) for value in (1.0, 2.0, 3.0, 2.5, 0.5)]
     assert ranks == [None, SecondLook(1, 1), SecondLook(1, 1), SecondLook(1, 2 / 3), None]
+
+
+def test_a_rank_that_the_caller_knows_counts_as_one_that_the_cascade_finds_and_leaves_nothing_to_remember() -> None:
+    values, ranks = np.random.default_rng(4).random(1000), Ranks()
+    told, finding = Cascade(seed=1), Cascade(seed=1)
+    for value in values:
+        assert told.judge(value, rank=ranks.rank(value)) == finding.judge(value)
+    assert len(told._ranks._recent) == 0
+    with pytest.raises(ValueError, match="rank lies in"):
+        told.judge(1.0, rank=1.5)
 
 
 @pytest.mark.parametrize("compute_share", [0.05, 0.2])
