@@ -218,7 +218,6 @@ def disagreement(
     calibration: Calibration = identity,
     iou: float = PARTNER_IOU,
     *,
-    pair_calibration: Calibration | None = None,
     weights: ClassWeights | None = None,
 ) -> Disagreement:
     """What the second member's view says about the first member's detections `a`.
@@ -227,10 +226,9 @@ def disagreement(
     partner's score 0:
 
     * C-EDE = Σ (1 − q) of those that `a` reports + Σ q of the rest, each times the weight of its class. q is the calibrated mean of both
-      scores. The calibration should be fitted on such means: that is `pair_calibration`. Where there is none, the table fitted on single
-      scores takes the mean for a score. It rises with the mean, so that the order of candidates holds, but not with its level: what one
-      member is sure of and the other misses has a mean of a half, and whether that is a true object in as many cases as a single score of a
-      half depends on how independent the members are. C-EDE then ranks frames; it does not count their errors.
+      scores: the table, fitted on single scores, takes the mean for one. It rises with the mean, so that the order of candidates holds, but
+      not with its level: what one member is sure of and the other misses has a mean of a half, and whether that is a true object in as many
+      cases as a single score of a half depends on how independent the members are. C-EDE ranks frames; it does not count their errors.
     * Vote entropy (Dagan and Engelson 1995) −Σ_c (V_c / 2)·ln(V_c / 2), a vote being the class that a member reports or none: ln 2 for each
       object on which they differ. Two reports of different classes at one place are one object here, and two in `hard`.
     * Consensus entropy Σ_c H(p̄_c), p̄ being the mean of both members' class probabilities, H the entropy of a yes or no.
@@ -248,7 +246,7 @@ def disagreement(
     means = scores.mean(axis=0)
     only_b = b[matching.only_b]
     classes = np.concatenate([a.classes, only_b.classes])
-    q = _probabilities(means, classes, calibration, pair_calibration, unseen)
+    q = _probabilities(means, classes, calibration)
     wrong = error_probabilities(q, reported_a)
     if weights is not None:
         wrong *= weights_of(classes, weights)
@@ -301,20 +299,11 @@ def _paired(
     return first, second
 
 
-def _probabilities(
-    means: Scores,
-    classes: Classes,
-    calibration: Calibration,
-    pair_calibration: Calibration | None,
-    unseen: NDArray[np.intp],
-) -> NDArray[np.float64]:
-    """The probability (N + M,) that each is a true object; what only the first could see has its single score and table."""
+def _probabilities(means: Scores, classes: Classes, calibration: Calibration) -> NDArray[np.float64]:
+    """The probability (N + M,) that each is a true object."""
     if not len(means):
         return np.zeros(0)
-    q = np.array((pair_calibration or calibration)(means, classes), np.float64)
-    if pair_calibration is not None and len(unseen):
-        q[unseen] = calibration(means[unseen], classes[unseen])
-    return np.clip(q, 0.0, 1.0)
+    return np.clip(np.asarray(calibration(means, classes), np.float64), 0.0, 1.0)
 
 
 def _information(a: Detections, b: Detections, matching: Matching, unseen: NDArray[np.intp]) -> tuple[float, float]:

@@ -186,21 +186,6 @@ def test_certain_members_that_contradict_each_other_tell_the_most() -> None:
     assert found.c_ede == 0.5
 
 
-def test_a_calibration_for_pairs_is_asked_about_what_both_could_see_alone() -> None:
-    a, b = seen((0, 0.9, 0), (50, 0.6, 0), (95, 0.8, 0)), seen((0, 0.7, 0))
-
-    def single(scores: np.ndarray, _: np.ndarray) -> np.ndarray:
-        assert scores.tolist() == pytest.approx([0.8])
-        return scores * 0 + 0.75
-
-    def pair(scores: np.ndarray, _: np.ndarray) -> np.ndarray:
-        assert scores[:2].tolist() == pytest.approx([0.8, 0.3])
-        return np.where(scores > 0.5, 1.0, 0.4)
-
-    found = disagreement(a, View(b, (0, 0, 96, 100)), OPERATING_POINT, single, pair_calibration=pair)
-    assert found.errors == pytest.approx([0, 0.6, 0.25])
-
-
 def test_errors_count_by_the_weight_of_their_class() -> None:
     a, b = seen((0, 0.9, 0), (50, 0.5, 1)), seen((100, 0.6, 1))
     found = disagreement(a, View(b, EVERYWHERE), OPERATING_POINT, weights=np.array([1.0, 3.0]))
