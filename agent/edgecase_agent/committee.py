@@ -63,7 +63,7 @@ class View:
 
 
 class Member(Protocol):
-    """A second member: it looks at the picture that `incumbent` was given first."""
+    """A second member: it looks at the picture that `incumbent` was given first. Where it raises, that first look counts."""
 
     def look(self, picture: Picture, incumbent: Detecting) -> View: ...
 

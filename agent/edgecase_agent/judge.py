@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import datetime
 from functools import partial
 from types import MappingProxyType
@@ -87,11 +87,14 @@ class Shown(Generic[T]):
 
 @dataclass(frozen=True, slots=True)
 class Judged:
-    """`score`: how doubtful the frame is; `second_look`: whether the committee was asked; `decision`: what the selection says of it now."""
+    """`score`: how doubtful the frame is; `second_look`: whether the committee gave its opinion; `decision`: what the selection says of
+    it now; `second_failure`: why the second member, asked, gave none, so that the first look stands alone.
+    """
 
     score: float
     second_look: bool
     decision: Held | Skip
+    second_failure: Exception | None = None
 
 
 @dataclass(frozen=True, eq=False, slots=True)
@@ -105,6 +108,7 @@ class _Doubt:
     view: View | None = None
     found: Disagreement | None = None
     look: SecondLook | None = None
+    failure: Exception | None = None
 
 
 class Judge(Generic[T]):
@@ -155,7 +159,13 @@ class Judge(Generic[T]):
         with stage("select"):
             candidate = self._candidate(shown, model, detections, doubt, sighting.cues, rank)
             _sound(candidate.score, candidate.boxes)
-            return Judged(candidate.score, doubt.look is not None, self.selection.offer(candidate, at_s))
+            decision = self.selection.offer(candidate, at_s)
+            return Judged(candidate.score, doubt.look is not None, decision, doubt.failure)
+
+    @property
+    def without_chance(self) -> int:
+        """Frames that the second member could not have been shown, see `Cascade`."""
+        return 0 if self._committee is None else self._committee.cascade.without_chance
 
     # ---- the score ---------------------------------------------------------------------------------------------
 
@@ -186,17 +196,21 @@ class Judge(Generic[T]):
     def _second_look(
         self, picture: Picture, model: Judging, detections: Detections, first: _Doubt, value: float, rank: float
     ) -> _Doubt:
-        """What the committee expects instead, where it is asked."""
+        """What the committee expects instead, where it is asked and the second member does not fail."""
         if self._committee is None:
             return first
         cascade, took = self._committee.cascade, model.detector.stages_ms
         look = cascade.judge(value, took.pre + took.run + took.post, rank=rank)
         if look is None:
             return first
-        view = self._committee.member.look(picture, model.detector)
-        took = view.took or model.detector.stages_ms
-        cascade.looked(took.pre + took.run + took.post)
-        found = disagreement(detections, view, model.operating_point, model.calibration)
+        try:
+            view = self._committee.member.look(picture, model.detector)
+            took = view.took or model.detector.stages_ms
+            cascade.looked(took.pre + took.run + took.post)
+            found = disagreement(detections, view, model.operating_point, model.calibration)
+            _sound(found.c_ede, found.mutual_information)
+        except Exception as error:  # noqa: BLE001 (whatever another model raises, the first look was sound)
+            return replace(first, failure=error)
         errors = np.concatenate([found.errors, found.only_second_errors])
         tracks = np.concatenate([first.tracks, np.zeros(len(found.only_second), np.int64)])
         return _Doubt(errors, tracks, "c_ede", value, view, found, look)

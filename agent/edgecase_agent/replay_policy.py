@@ -96,6 +96,7 @@ class PolicyRun:
         self._fates = array("H")
         self._fate_names = [_HELD]
         self._second_looks, self._second_ms = 0, 0.0
+        self._second_failures: Counter[str] = Counter()
         self._span: tuple[datetime, datetime] | None = None
         self._featureless = False
 
@@ -114,6 +115,8 @@ class PolicyRun:
             return
         self.scores.append(judged.score)
         self._fates.append(self._fate(judged.decision.reason if isinstance(judged.decision, Skip) else _HELD))
+        if judged.second_failure is not None:
+            self._second_failures[str(judged.second_failure)] += 1
         if judged.second_look:
             self._second_looks += 1
             self._second_ms += self._meter.ms
@@ -206,6 +209,9 @@ class PolicyRun:
             )
         if committee.member is SecondMember.CANDIDATE and committee.share and chosen.strategy is Strategy.EDE:
             yield "no candidate waits in a replay: the second looks are those of the shifted view"
+        if self._second_failures:
+            cause, _ = self._second_failures.most_common(1)[0]
+            yield f"{self._second_failures.total()} second looks failed, so that the first counts there: {cause}"
         if self._featureless and (chosen.strategy is Strategy.NOVELTY or Trigger.NOVELTY in chosen.triggers):
             yield "the model gives no features, so that nothing is novel to it; pack it with --features"
 

@@ -33,6 +33,7 @@ log = structlog.get_logger()
 
 
 _NO_FACTS: Final[Facts] = MappingProxyType({})
+_MOST_CAUSES: Final = 16
 _NO_PICTURE: Final = np.zeros((0, 0, 3), np.uint8)
 
 
@@ -172,6 +173,8 @@ class Watch:
         self._closed = False
         self._status = watch_status.go_on_from(state)
         self._skipped_before = self._status.frames_skipped
+        self._without_chance_before = self._status.without_chance
+        self._told_causes: set[str] = set()
         self._reported = (clock(), self._status.frames_seen)
         self._feed = feed_of(source)
 
@@ -202,6 +205,7 @@ class Watch:
         status.at = wire.now()
         status.source, status.source_state = self._source.name, self._source.state.value
         status.frames_skipped = self._skipped_before + self._feed.skipped
+        status.without_chance = self._without_chance_before + self._judge.without_chance
         status.running_digest, status.release = model.current.digest, model.current.release
         status.swaps, status.model_failure = model.swaps, model.failure
         status.stages_ms = self._stages.means()
@@ -237,6 +241,8 @@ class Watch:
             self._failed(frame, error)
             return
         status.second_looks += judged.second_look
+        if judged.second_failure is not None:
+            self._no_second_opinion(frame, judged.second_failure)
         if isinstance(judged.decision, Skip):
             self._count_passed(judged.decision)
 
@@ -256,6 +262,15 @@ class Watch:
         self._status.problem = f"frame {frame.index}: {error}"[:300]
         if count & (count - 1) == 0:
             log.error("frame dropped", source=self._source.name, frame_index=frame.index, dropped=count, exc_info=error)
+
+    def _no_second_opinion(self, frame: Frame, error: Exception) -> None:
+        """Count it; the log gets each cause once, and no more causes than it can bear."""
+        cause = f"{type(error).__name__}: {error}"[:300]
+        self._status.second_looks_failed += 1
+        self._status.problem = f"no second opinion on frame {frame.index}: {cause}"[:300]
+        if cause not in self._told_causes and len(self._told_causes) < _MOST_CAUSES:
+            self._told_causes.add(cause)
+            log.error("no second opinion; the first look counts", frame_index=frame.index, cause=cause, exc_info=error)
 
     # ---- a window's end ----------------------------------------------------------------------------------------
 

@@ -61,6 +61,8 @@ class WatchStatus(msgspec.Struct, kw_only=True):
     `jpeg_bytes_seen` estimates what all frames seen would weigh as the JPEGs that would be sent: every n-th is encoded and stands for
     those up to the next. `selected` frames were worth a label, `audited` of them by chance, and `beside` frames went with them;
     `not_spooled` of all these found no room on the disk. `passed` counts why the others were let go, since the start.
+    `second_looks` were taken and gave an opinion, `second_looks_failed` gave none, so that the first look counts; `without_chance` frames
+    could not have got one, not even by chance: estimates from the looks count these as 0.
     """
 
     at: datetime
@@ -81,6 +83,8 @@ class WatchStatus(msgspec.Struct, kw_only=True):
     beside: int = 0
     not_spooled: int = 0
     second_looks: int = 0
+    second_looks_failed: int = 0
+    without_chance: int = 0
     problem: str = ""
     passed: dict[str, int] = {}
     stages_ms: StageMeans = msgspec.field(default_factory=StageMeans)

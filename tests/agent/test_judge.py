@@ -140,12 +140,30 @@ def test_a_probability_that_is_none_is_refused_before_the_budget_sees_it(
     assert selection.offered == []
 
 
-def test_a_second_look_that_gives_no_number_is_refused(model: Model) -> None:
-    committee = Committee(Cascade(share=1.0, random_share=1.0), Second(seen((0, 0.9, 0))))
-    broken, selection = replace(model, calibration=broken_after(1)), Spied()
-    with pytest.raises(ValueError, match="its score is nan"):
-        Judge(selection, committee=committee).judge(Shown(0, BLACK, SINCE, (64, 64)), broken, seen((0, 0.9, 0)))
-    assert selection.offered == []
+class Failing:
+    """A second member that raises what the test says, or gives scores that are no numbers."""
+
+    def __init__(self, error: Exception | None = None) -> None:
+        self._error = error
+
+    def look(self, picture: object, incumbent: object) -> View:  # noqa: ARG002
+        if self._error is not None:
+            raise self._error
+        broken = seen((0, 0.9, 0))
+        return View(replace(broken, scores=broken.scores * np.float32(np.nan)), (0.0, 0.0, 64.0, 64.0))
+
+
+@pytest.mark.parametrize("failing", [Failing(RuntimeError("no memory")), Failing(OSError("gone")), Failing()])
+def test_a_second_member_that_fails_leaves_what_the_first_look_said(model: Model, failing: Failing) -> None:
+    frames = [seen((0, 0.9, 0), (30, score, 1)) for score in np.linspace(0.1, 0.5, 20)]
+    alone, committee = Spied(), Spied()
+    first, _ = judged(Judge(alone), model, frames)
+    said, _ = judged(Judge(committee, committee=Committee(Cascade(1.0, 1.0), failing)), model, frames)
+    assert all(each.second_failure is not None and not each.second_look for each in said)
+    assert [each.score for each in said] == [each.score for each in first]
+    assert {(each.strategy, each.reasons) for each in committee.offered} == {
+        ("ede", each.reasons) for each in alone.offered
+    }
 
 
 def test_the_committee_refines_the_score_and_names_the_member(model: Model) -> None:

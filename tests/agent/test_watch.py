@@ -521,6 +521,53 @@ def test_the_committee_refines_the_score_of_the_frames_it_is_shown(clip: Path, t
     assert all({"ede", "disagreement"} <= {reason.strategy for reason in meta.reasons} for meta in refined)
 
 
+class Unsteady:
+    """A detector whose second looks fail, in one of two ways."""
+
+    def __init__(self, detector: Detector) -> None:
+        self._detector = detector
+        self._looks = 0
+
+    def __getattr__(self, name: str) -> object:
+        return getattr(self._detector, name)
+
+    def detect(self, picture: np.ndarray, *, shift_px: int = 0, mirrored: bool = False) -> Detections:  # noqa: ARG002
+        if shift_px:
+            self._looks += 1
+            raise RuntimeError("out of memory" if self._looks % 2 else "the device was lost")
+        return self._detector.detect(picture)
+
+
+def test_second_looks_that_fail_drop_no_frame_and_are_counted_and_told_once_for_each_cause(
+    clip: Path, tmp_path: Path
+) -> None:
+    model = a_model()
+    slot = Slot(replace(model, detector=Unsteady(model.detector)))  # type: ignore[arg-type]
+    committee = Committee(Cascade(share=0.5, random_share=0.2, seed=1), Shifted())
+    sink = Collected()
+    with capture_logs() as logs:
+        status = finished(a_watch(open_source(str(clip)), tmp_path, slot=slot, sink=sink, committee=committee))
+    assert (status.frames_failed, status.second_looks) == (0, 0)
+    assert status.second_looks_failed > 4
+    assert len(sink.frames) == status.selected > 0
+    assert "no second opinion" in status.problem
+    causes = [entry["cause"] for entry in logs if "second opinion" in entry["event"]]
+    assert sorted(causes) == ["RuntimeError: out of memory", "RuntimeError: the device was lost"]
+
+
+def test_frames_without_any_chance_of_a_second_look_are_told_and_counted_on(clip: Path, tmp_path: Path) -> None:
+    def broke() -> Committee:
+        cascade = Cascade(share=0.0, random_share=0.5, compute_share=0.01, seed=1)
+        for took_ms in (10.0, 60_000.0):
+            while cascade.judge(0.0, 10.0) is None:
+                pass
+            cascade.looked(took_ms)
+        return Committee(cascade, Shifted())
+
+    for runs in (1, 2):
+        assert finished(a_watch(open_source(str(clip)), tmp_path, committee=broke())).without_chance == 60 * runs
+
+
 def test_a_committee_with_another_strategy_is_refused(clip: Path, tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="committee refines ede"):
         a_watch(open_source(str(clip)), tmp_path, strategy=Strategy.MARGIN, committee=Committee(Cascade(), Shifted()))
