@@ -49,9 +49,11 @@ def fatal_to_watch() -> tuple[type[Exception], ...]:
 
 
 def a_watch(settings: AgentSettings, spool: Spool) -> Watch:
-    """Source, model, judge and sink as configured."""
+    """Source, model, judge and sink as configured. `PolicyError` where the policy asks what the model placed by hand cannot give; one that
+    was released must not stop the camera.
+    """
     from edgecase_agent import watch_status
-    from edgecase_agent.by_policy import a_judge, rules_of
+    from edgecase_agent.by_policy import a_judge, must_suit, rules_of
     from edgecase_agent.running import OtherSlot
     from edgecase_agent.selection import Selection
     from edgecase_agent.source import open_source
@@ -62,14 +64,18 @@ def a_watch(settings: AgentSettings, spool: Spool) -> Watch:
     state = settings.data / status.STATE
     state.mkdir(parents=True, exist_ok=True)
     runtime = Runtime(settings.model.threads, settings.model.spinning, settings.model.providers)
+    slots = Slots(settings.data / "slots")
     model = a_model(settings, runtime)
+    active = slots.active()
+    if active is not None and active.by_hand:
+        must_suit(settings.policy, model.current)
     source = open_source(settings.source.uri, live=settings.source.live, max_fps=settings.source.max_fps)
     options = WatchOptions(
         camera=settings.source.camera,
         jpeg_quality=settings.jpeg.quality,
         jpeg_sample_every=settings.jpeg.sample_every,
     )
-    other = OtherSlot(Slots(settings.data / "slots"), runtime)
+    other = OtherSlot(slots, runtime)
     selection = Selection(rules_of(settings.policy), watch_status.read_selection(state), Shot.compact)
     judge = a_judge(settings.policy, selection, runtime, settings.device or "", other.current)
     told = settings.telemetry

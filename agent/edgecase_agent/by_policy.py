@@ -8,6 +8,7 @@ from typing import TypeVar
 from edgecase_agent.committee import Cascade, Flipped, Independent, Loaded, Member, Shadow, Shifted
 from edgecase_agent.judge import Committee, Judge
 from edgecase_agent.rules import DAY_S, Quota, Rules
+from edgecase_agent.running import Model
 from edgecase_agent.selection import Selection
 from edgecase_models.bundle import Bundle
 from edgecase_models.detector import Runtime
@@ -44,6 +45,15 @@ def a_judge(
     return Judge(
         selection, policy.selection.strategy, committee, campaigns, frozenset(policy.selection.triggers), device
     )
+
+
+def must_suit(policy: Policy, model: Model) -> None:
+    """Raises `PolicyError` where the policy's strategy needs features and the model gives none."""
+    if policy.selection.strategy is Strategy.NOVELTY and not model.gives_features:
+        raise PolicyError(
+            f'selection.strategy = "novelty" needs features, which model {model.digest[:12]} does not give: choose another strategy, '
+            'such as "ede", or pack the model with --features'
+        )
 
 
 def rules_of(policy: Policy) -> Rules:

@@ -10,12 +10,16 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 import msgspec
 
 from edgecase_agent import durable
 from edgecase_agent.settings import AgentSettings, Enrolment, SettingsError, load_enrolment, load_settings
+
+if TYPE_CHECKING:
+    from edgecase_models.bundle import Bundle
+    from edgecase_models.detector import Runtime
 
 _FRAME_WITHIN_S: Final = 20.0
 _BROKER_WITHIN_S: Final = 10.0
@@ -44,7 +48,13 @@ def every(config: Path) -> Iterator[Finding]:
         return
     yield Finding("configuration", ok=True, detail=str(config))
     yield _tried("disk", lambda: _disk(settings))
-    yield _tried("model", lambda: _model(settings))
+    model = _tried("model", lambda: _model(settings))
+    yield model
+    yield (
+        _tried("policy", lambda: _policy(settings))
+        if model.ok
+        else Finding("policy", ok=None, detail="not tried without a model")
+    )
     yield _tried("source", lambda: _source(settings))
     if enrolment is None:
         for name in ("broker", "hub"):
@@ -80,14 +90,19 @@ def _disk(settings: AgentSettings) -> str:
     return f"{free / 1e9:,.1f} GB free; 100 kB are durable in {took_ms:.0f} ms{slow}"
 
 
-def _model(settings: AgentSettings) -> str:
+def _bundle(settings: AgentSettings) -> tuple[Bundle, Runtime]:
+    """The model that runs, or is to run first, and how."""
     from edgecase_agent.slots import Slots
     from edgecase_models.bundle import Bundle
     from edgecase_models.detector import Runtime
 
     active = Slots(settings.data / "slots").active()
     bundle = Bundle.open(settings.model.bundle if active is None else active.path)
-    runtime = Runtime(settings.model.threads, settings.model.spinning, settings.model.providers)
+    return bundle, Runtime(settings.model.threads, settings.model.spinning, settings.model.providers)
+
+
+def _model(settings: AgentSettings) -> str:
+    bundle, runtime = _bundle(settings)
     start = time.perf_counter()
     bundle.verify_golden(runtime)
     took_s = time.perf_counter() - start
@@ -96,6 +111,24 @@ def _model(settings: AgentSettings) -> str:
         f"{manifest.name} {manifest.version} ({bundle.digest[:12]}), {len(manifest.classes)} classes, "
         f"golden pictures come out right ({took_s:.1f} s)"
     )
+
+
+def _policy(settings: AgentSettings) -> str:
+    """Its committee's bundle is loaded, its conditions are compiled, and its strategy is held against the model."""
+    from edgecase_agent.by_policy import a_judge, must_suit, rules_of
+    from edgecase_agent.running import model_of
+    from edgecase_agent.selection import Selection
+    from edgecase_models.strategy import Trigger
+
+    policy, (bundle, runtime) = settings.policy, _bundle(settings)
+    model = model_of(bundle, bundle.detector(runtime))
+    must_suit(policy, model)
+    judge = a_judge(policy, Selection[None](rules_of(policy)), runtime, settings.device or "")
+    second = f"second looks: {policy.committee.member}" if judge.has_committee else "no second looks"
+    said = [f"ranks by {judge.strategy}", second, f"{len(policy.campaigns)} campaigns"]
+    if not model.gives_features and (Trigger.NOVELTY in policy.selection.triggers or policy.selection.novelty_weight):
+        said.append("novelty counts for nothing, since the model gives no features: pack it with --features")
+    return "; ".join(said)
 
 
 def _source(settings: AgentSettings) -> str:

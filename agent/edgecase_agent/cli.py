@@ -81,7 +81,7 @@ def run(
 
 @app.command()
 def check(config: Config = Path("agent.toml"), as_json: Json = False) -> None:
-    """Try configuration, disk, model, source, broker and hub, and say what to do about what fails."""
+    """Try configuration, disk, model, policy, source, broker and hub, and say what to do about what fails."""
     from edgecase_agent import checks
 
     findings = []

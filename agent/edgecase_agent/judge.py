@@ -126,11 +126,15 @@ class Judge(Generic[T]):
         triggers: frozenset[Trigger] = frozenset({Trigger.UNCERTAINTY, Trigger.AUDIT, Trigger.CAMPAIGN}),
         device: str = "",
     ) -> None:
-        """Raises `ValueError` for a committee with another strategy than EDE: its score could not be compared with theirs."""
+        """Raises `ValueError` for a committee with another strategy than EDE: its score could not be compared with theirs.
+
+        Novelty needs a model that gives features. While one runs that gives none, EDE ranks the frames: see `strategy_failure`.
+        """
         if committee is not None and strategy is not Strategy.EDE:
             raise ValueError(f"a committee refines ede, not {strategy}; choose ede, or switch the committee off")
         self.selection = selection
-        self._strategy = strategy
+        self._asked = self._strategy = strategy
+        self._gives_features = False
         self._committee = committee
         self._campaigns = campaigns
         self._callers = tuple(trigger for trigger in MATCHES if trigger in triggers)
@@ -143,12 +147,10 @@ class Judge(Generic[T]):
     def judge(self, shown: Shown[T], model: Judging, detections: Detections, stage: Stage = nullcontext) -> Judged:
         """Judge a frame that `model` saw. `stage` times the parts: score, second, select.
 
-        Raises `ValueError` where its score or the boxes to be drawn are no number, or where the strategy needs what the model lacks.
+        Raises `ValueError` where its score, its features or the boxes to be drawn are no number.
         """
         at_s = shown.captured_at.timestamp()
-        if model.digest != self._digest:
-            self._digest = model.digest
-            self.selection.forget_features()  # another model's cannot be compared with them
+        self._meet(model, detections)
         with stage("score"):
             sighting = self._tracks.update(detections, model.operating_point, at_s, shown.hw_px)
             first = self._doubt(detections, model, sighting.ids)
@@ -161,6 +163,33 @@ class Judge(Generic[T]):
             _sound(candidate.score, candidate.boxes)
             decision = self.selection.offer(candidate, at_s)
             return Judged(candidate.score, doubt.look is not None, decision, doubt.failure)
+
+    @property
+    def has_committee(self) -> bool:
+        """Whether doubtful frames are shown to a second member."""
+        return self._committee is not None
+
+    @property
+    def strategy(self) -> Strategy:
+        """By which the frames are ranked now."""
+        return self._strategy
+
+    @property
+    def strategy_failure(self) -> str:
+        """Why that is another strategy than was asked for; empty where it is not."""
+        if self._strategy is self._asked:
+            return ""
+        return f"{self._asked} needs features, which model {self._digest[:12]} does not give: {self._strategy} ranks the frames"
+
+    def _meet(self, model: Judging, detections: Detections) -> None:
+        """Another model's features cannot be compared with those before; one that has given none has frames ranked by EDE for novelty."""
+        if model.digest != self._digest:
+            self._digest, self._gives_features = model.digest, False
+            self.selection.forget_features()
+        self._gives_features |= detections.features is not None
+        strategy = Strategy.EDE if self._asked is Strategy.NOVELTY and not self._gives_features else self._asked
+        if strategy is not self._strategy:
+            self._strategy, self._ranks = strategy, Ranks()  # scores of two measures have no rank among each other
 
     @property
     def without_chance(self) -> int:
@@ -177,9 +206,7 @@ class Judge(Generic[T]):
             return _Doubt(scoring.misses(detections, model.operating_point, model.calibration), ids, name)
         if self._strategy is Strategy.NOVELTY:
             if detections.features is None:
-                raise ValueError(
-                    "the model gives no features to tell novelty by; choose another strategy, or pack it with --features"
-                )
+                raise ValueError("its features are no numbers, so that its novelty cannot be told")
             value = self.selection.novelty(detections.features)
         else:
             difficulty, chance = model.difficulty, self._chance

@@ -212,7 +212,9 @@ class PolicyRun:
         if self._second_failures:
             cause, _ = self._second_failures.most_common(1)[0]
             yield f"{self._second_failures.total()} second looks failed, so that the first counts there: {cause}"
-        if self._featureless and (chosen.strategy is Strategy.NOVELTY or Trigger.NOVELTY in chosen.triggers):
+        if self._judge.strategy_failure:
+            yield f"{self._judge.strategy_failure}; pack it with --features"
+        elif self._featureless and Trigger.NOVELTY in chosen.triggers:
             yield "the model gives no features, so that nothing is novel to it; pack it with --features"
 
     def _campaign_notes(self) -> Iterator[str]:

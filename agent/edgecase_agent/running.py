@@ -28,7 +28,8 @@ class ModelError(ValueError):
 @dataclass(frozen=True, eq=False, slots=True)
 class Model:
     """A loaded detector with its identity. `operating_point`: the score from which a detection is reported; `calibration`: what its
-    scores are worth; `difficulty` (C,): what an error in each class counts by PPAL, None where nobody has measured it.
+    scores are worth; `difficulty` (C,): what an error in each class counts by PPAL, None where nobody has measured it; `gives_features`:
+    whether novelty can be told by it.
     """
 
     detector: Detecting
@@ -38,6 +39,7 @@ class Model:
     release: int = 0
     calibration: Calibration = identity
     difficulty: ClassWeights | None = None
+    gives_features: bool = False
 
 
 class ModelSlot(Protocol):
@@ -139,6 +141,7 @@ def model_of(bundle: Bundle, detector: Detector, release: int = 0) -> Model:
         release,
         identity if table is None else table,
         None if table is None else difficulty_weights(table.quality),
+        detector.feature_count is not None,
     )
 
 

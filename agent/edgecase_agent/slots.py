@@ -37,12 +37,13 @@ class Active(msgspec.Struct, frozen=True, kw_only=True):
 
 @dataclass(frozen=True)
 class ActiveSlot:
-    """The model that runs, or is to run as soon as the watch loop has loaded it."""
+    """The model that runs, or is to run as soon as the watch loop has loaded it. `by_hand`: it is the seed, which a person named."""
 
     slot: SlotName
     digest: str
     release: int
     path: Path
+    by_hand: bool = False
 
 
 class Slots:
@@ -151,7 +152,8 @@ class Slots:
         return self._slot(record)
 
     def _slot(self, record: Active) -> ActiveSlot:
-        return ActiveSlot(record.slot, record.digest, record.release, self._folder / record.slot / BUNDLE)
+        path, by_hand = self._folder / record.slot / BUNDLE, record.digest == record.seed_digest
+        return ActiveSlot(record.slot, record.digest, record.release, path, by_hand)
 
     def _record(self) -> Active | None:
         """None also where it cannot be read: then the seed runs, and the trust metadata still refuses older releases."""

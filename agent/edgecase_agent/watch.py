@@ -208,6 +208,7 @@ class Watch:
         status.without_chance = self._without_chance_before + self._judge.without_chance
         status.running_digest, status.release = model.current.digest, model.current.release
         status.swaps, status.model_failure = model.swaps, model.failure
+        status.strategy = self._judge.strategy.value
         status.stages_ms = self._stages.means()
         return status
 
@@ -240,6 +241,7 @@ class Watch:
         except Exception as error:  # noqa: BLE001 (one frame, or a model that errs at times, must not end the loop)
             self._failed(frame, error)
             return
+        self._tell_strategy(self._judge.strategy_failure)
         status.second_looks += judged.second_look
         if judged.second_failure is not None:
             self._no_second_opinion(frame, judged.second_failure)
@@ -262,6 +264,12 @@ class Watch:
         self._status.problem = f"frame {frame.index}: {error}"[:300]
         if count & (count - 1) == 0:
             log.error("frame dropped", source=self._source.name, frame_index=frame.index, dropped=count, exc_info=error)
+
+    def _tell_strategy(self, failure: str) -> None:
+        """Why another strategy ranks the frames than the policy's; the log gets it as it changes."""
+        if failure and failure != self._status.strategy_failure:
+            log.warning("the policy's strategy cannot be followed", cause=failure)
+        self._status.strategy_failure = failure
 
     def _no_second_opinion(self, frame: Frame, error: Exception) -> None:
         """Count it; the log gets each cause once, and no more causes than it can bear."""

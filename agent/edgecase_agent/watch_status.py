@@ -62,7 +62,8 @@ class WatchStatus(msgspec.Struct, kw_only=True):
     those up to the next. `selected` frames were worth a label, `audited` of them by chance, and `beside` frames went with them;
     `not_spooled` of all these found no room on the disk. `passed` counts why the others were let go, since the start.
     `second_looks` were taken and gave an opinion, `second_looks_failed` gave none, so that the first look counts; `without_chance` frames
-    could not have got one, not even by chance: estimates from the looks count these as 0.
+    could not have got one, not even by chance: estimates from the looks count these as 0. `strategy` ranks the frames now, and
+    `strategy_failure` says why that is not the one of the policy.
     """
 
     at: datetime
@@ -78,6 +79,8 @@ class WatchStatus(msgspec.Struct, kw_only=True):
     release: int = 0
     swaps: int = 0
     model_failure: str = ""
+    strategy: str = ""
+    strategy_failure: str = ""
     selected: int = 0
     audited: int = 0
     beside: int = 0
@@ -97,7 +100,7 @@ def go_on_from(state: Path) -> WatchStatus:
     except (OSError, msgspec.MsgspecError):
         last = WatchStatus(at=wire.now())
     last.at, last.pid = wire.now(), os.getpid()
-    last.passed, last.problem, last.model_failure, last.swaps = {}, "", "", 0
+    last.passed, last.problem, last.model_failure, last.strategy_failure, last.swaps = {}, "", "", "", 0
     return last
 
 

@@ -15,6 +15,7 @@ from edgecase_agent.spool import Spool
 from edgecase_agent.watch import Outcome
 from edgecase_models.bundle import Bundle
 from edgecase_models.detector import Runtime
+from edgecase_models.policy import PolicyError
 from support.bundles import a_bundle
 from support.pictures import a_folder
 
@@ -50,6 +51,30 @@ def test_a_whole_model_that_cannot_be_loaded_gives_way_to_the_one_before_it_and_
 def test_without_any_model_that_runs_the_error_names_the_setting(tmp_path: Path) -> None:
     with pytest.raises(SlotError, match=r"model\.bundle .*model\.tar: cannot be copied"):
         assemble.a_model(configured(tmp_path), Runtime())
+
+
+def test_novelty_is_refused_for_a_seed_without_features_and_left_for_a_release_without_them(
+    tmp_path: Path, seed: Bundle
+) -> None:
+    a_folder(tmp_path / "pictures", 3)
+    settings = configured(tmp_path, '[selection]\nstrategy = "novelty"\n')
+    with Spool(tmp_path / "spool", 10_000_000, putting=True) as spool:
+        with pytest.raises(
+            PolicyError, match=f'"novelty" needs features, which model {seed.digest[:12]} does not .* --features'
+        ):
+            assemble.a_watch(settings, spool)
+        slots = Slots(tmp_path / "slots")
+        released = a_bundle(slots.part(), "released")
+        slots.switch(slots.part(), released.digest, 7)
+        watch = assemble.a_watch(settings, spool)
+        assert [watch.step() for _ in range(3)] == [Outcome.LOOKED] * 3
+        watch.close()
+    assert (watch.status.running_digest, watch.status.strategy, watch.status.frames_failed) == (
+        released.digest,
+        "ede",
+        0,
+    )
+    assert "novelty needs features" in watch.status.strategy_failure
 
 
 def test_the_settings_reach_the_watch_and_its_frames_the_spool(tmp_path: Path, seed: Bundle) -> None:

@@ -267,7 +267,7 @@ def test_check_tries_every_part_for_real(site: Site, broker, hub: Hub) -> None:
     enrolment = site.enrol("cli-4", broker.port, broker.add_device("cli-4"), hub)
     code, found = findings(site.configure(enrolment))
     assert code == 0, found
-    assert list(found) == ["configuration", "disk", "model", "source", "broker", "hub"]
+    assert list(found) == ["configuration", "disk", "model", "policy", "source", "broker", "hub"]
     assert all(ok for ok, _ in found.values()), found
     assert "128 x 128" in found["source"][1]
     assert "release 4" in found["hub"][1]
@@ -276,8 +276,14 @@ def test_check_tries_every_part_for_real(site: Site, broker, hub: Hub) -> None:
 def test_check_without_an_enrolment_says_what_that_means(site: Site) -> None:
     shown = ran("check", "-c", site.configure())
     assert shown.returncode == 0
-    assert (shown.stdout.count("✓"), shown.stdout.count("–"), shown.stdout.count("✗")) == (4, 2, 0)
+    assert (shown.stdout.count("✓"), shown.stdout.count("–"), shown.stdout.count("✗")) == (5, 2, 0)
     assert "frames stay here" in shown.stdout
+
+
+def test_check_holds_the_policy_against_the_model(site: Site) -> None:
+    code, found = findings(site.configure(selection='strategy = "novelty"'))
+    assert (code, {name for name, (ok, _) in found.items() if ok is False}) == (2, {"policy"})
+    assert "choose another strategy" in found["policy"][1]
 
 
 def test_check_names_all_that_fails_and_its_cure(site: Site, broker, hub: Hub) -> None:

@@ -275,17 +275,26 @@ def test_the_fact_of_expected_errors_is_what_it_says_whatever_orders_the_frames(
         assert [reason.strategy for reason in selection.offered[0].called] == ["campaign:two"], strategy
 
 
-def test_novelty_is_told_by_features_of_one_model_and_refused_without_any(model: Model) -> None:
-    selection = Spied()
+def test_novelty_is_told_by_features_of_one_model_and_ede_ranks_for_a_model_without_any(model: Model) -> None:
+    selection, other = Spied(), replace(model, digest="d" * 64)
     judge = Judge(selection, Strategy.NOVELTY)
-    with pytest.raises(ValueError, match="gives no features"):
-        judge.judge(Shown(0, BLACK, SINCE, (64, 64)), model, seen((0, 0.9, 0)))
+    judged(judge, other, [seen((0, 0.9, 0))] * 2)
+    assert selection.offered[-1].strategy == judge.strategy == "ede"
+    assert selection.offered[-1].score == pytest.approx(0.1)
+    assert "model dddddddddddd does not give: ede ranks" in judge.strategy_failure
     shown = replace(seen((0, 0.9, 0)), features=np.array([1.0, 2.0], np.float32))
+    selection.offered.clear()
     judged(judge, model, [shown] * 60)
     assert selection.offered[0].score == 1
+    assert selection.offered[0].rank == 0  # it does not stand among expected errors
     assert selection.offered[-1].score == pytest.approx(0, abs=1e-6)
     judged(judge, replace(model, digest="c" * 64), [shown])
     assert selection.offered[-1].score == 1  # another model's features are not compared
+    assert (judge.strategy, judge.strategy_failure) == ("novelty", "")
+    with pytest.raises(
+        ValueError, match="its features are no numbers"
+    ):  # of one frame, which must not change the measure
+        judge.judge(Shown(0, BLACK, SINCE, (64, 64)), replace(model, digest="c" * 64), seen((0, 0.9, 0)))
 
 
 def test_a_fingerprint_that_is_known_is_not_taken_again(model: Model) -> None:

@@ -402,6 +402,30 @@ def test_no_frame_is_lost_over_a_swap(tmp_path: Path) -> None:
     assert (status.frames_seen, status.frames_skipped, status.frames_failed) == (300, 0, 0)
 
 
+def test_a_swap_to_a_model_without_features_leaves_novelty_and_keeps_judging(tmp_path: Path) -> None:
+    model = a_model("a" * 64)
+    featured = replace(model, detector=Featured(model.detector, np.ones(4, np.float32)))  # type: ignore[arg-type]
+    slot = Slot(featured)
+    watch = a_watch(Pictures([squares(i) for i in range(4000)]), tmp_path, slot=slot, strategy=Strategy.NOVELTY)
+    watch.step()
+    assert (watch.status.strategy, watch.status.strategy_failure) == ("novelty", "")
+    slot.content = a_model("b" * 64)
+    with capture_logs() as logs:
+        until(lambda: watch.step() is Outcome.LOOKED and watch.status.swaps == 1, what="the swap", every_s=0)
+        for _ in range(20):
+            watch.step()
+    assert watch.status.strategy == "ede"
+    assert "novelty needs features, which model bbbbbbbbbbbb does not give" in watch.status.strategy_failure
+    assert [entry["event"] for entry in logs if "strategy" in entry["event"]] == [
+        "the policy's strategy cannot be followed"
+    ]
+    slot.content = replace(featured, digest="c" * 64)
+    until(lambda: watch.step() is Outcome.LOOKED and watch.status.swaps == 2, what="the swap back", every_s=0)
+    watch.step()
+    watch.close()
+    assert (watch.status.strategy, watch.status.strategy_failure, watch.status.frames_failed) == ("novelty", "", 0)
+
+
 @pytest.mark.parametrize("trouble", [ModelError("bundle x: digest differs"), OSError("torn"), RuntimeError("odd")])
 def test_a_model_that_cannot_be_loaded_leaves_the_incumbent_running_and_is_reported(
     tmp_path: Path, trouble: Exception
