@@ -12,7 +12,7 @@ import structlog
 
 from edgecase_agent import log as logs
 from edgecase_agent import status
-from edgecase_agent.settings import AgentSettings, Enrolment, SettingsError, load_enrolment
+from edgecase_agent.settings import AgentSettings, Enrolment, SettingsError, device_of, load_enrolment
 from edgecase_agent.slots import SlotError, Slots
 from edgecase_agent.spool import DiskFull, Spool
 from edgecase_agent.spool_open import SpoolError
@@ -77,7 +77,8 @@ def a_watch(settings: AgentSettings, spool: Spool) -> Watch:
     )
     other = OtherSlot(slots, runtime)
     selection = Selection(rules_of(settings.policy), watch_status.read_selection(state), Shot.compact)
-    judge = a_judge(settings.policy, selection, runtime, settings.device or "", other.current)
+    device = device_of(settings, load_enrolment(settings))
+    judge = a_judge(settings.policy, selection, runtime, device, settings.cohorts, other.current)
     told = settings.telemetry
     if told.file is None:
         return Watch(source, model, judge, spool, state, options)

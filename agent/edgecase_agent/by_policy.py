@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from typing import TypeVar
 
 from edgecase_agent.committee import Cascade, Flipped, Independent, Loaded, Member, Shadow, Shifted
@@ -29,9 +29,11 @@ def a_judge(
     selection: Selection[T],
     runtime: Runtime = Runtime(),
     device: str = "",
+    cohorts: Collection[str] = (),
     candidate: Callable[[], Loaded | None] = lambda: None,
 ) -> Judge[T]:
-    """What judges frames as the policy says; `candidate` gives the model in the other slot, for a committee with it.
+    """What judges frames as the policy says. `device` and the `cohorts` that it belongs to tell which campaigns are its own; `candidate`
+    gives the model in the other slot, for a committee with it.
 
     Raises `PolicyError` for a condition that cannot be used or a committee that does not go with the strategy, `BundleError` for a member
     that cannot run.
@@ -40,7 +42,7 @@ def a_judge(
     if policy.campaigns and policy.selection.may_pick(Trigger.CAMPAIGN):
         from edgecase_models.campaign import Campaigns  # CEL is loaded where somebody asks for it
 
-        campaigns = Campaigns(policy.campaigns, device)
+        campaigns = Campaigns(policy.campaigns, device, cohorts)
     committee = a_committee(policy, runtime, candidate)
     return Judge(
         selection, policy.selection.strategy, committee, campaigns, frozenset(policy.selection.triggers), device

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Final
 import msgspec
 
 from edgecase_agent import durable
-from edgecase_agent.settings import AgentSettings, Enrolment, SettingsError, load_enrolment, load_settings
+from edgecase_agent.settings import AgentSettings, Enrolment, SettingsError, device_of, load_enrolment, load_settings
 
 if TYPE_CHECKING:
     from edgecase_models.bundle import Bundle
@@ -51,7 +51,7 @@ def every(config: Path) -> Iterator[Finding]:
     model = _tried("model", lambda: _model(settings))
     yield model
     yield (
-        _tried("policy", lambda: _policy(settings))
+        _tried("policy", lambda: _policy(settings, enrolment))
         if model.ok
         else Finding("policy", ok=None, detail="not tried without a model")
     )
@@ -113,7 +113,7 @@ def _model(settings: AgentSettings) -> str:
     )
 
 
-def _policy(settings: AgentSettings) -> str:
+def _policy(settings: AgentSettings, enrolment: Enrolment | None) -> str:
     """Its committee's bundle is loaded, its conditions are compiled, and its strategy is held against the model."""
     from edgecase_agent.by_policy import a_judge, must_suit, rules_of
     from edgecase_agent.running import model_of
@@ -123,9 +123,13 @@ def _policy(settings: AgentSettings) -> str:
     policy, (bundle, runtime) = settings.policy, _bundle(settings)
     model = model_of(bundle, bundle.detector(runtime))
     must_suit(policy, model)
-    judge = a_judge(policy, Selection[None](rules_of(policy)), runtime, settings.device or "")
+    judge = a_judge(
+        policy, Selection[None](rules_of(policy)), runtime, device_of(settings, enrolment), settings.cohorts
+    )
     second = f"second looks: {policy.committee.member}" if judge.has_committee else "no second looks"
-    said = [f"ranks by {judge.strategy}", second, f"{len(policy.campaigns)} campaigns"]
+    said = [f"ranks by {judge.strategy}", second]
+    if policy.campaigns:
+        said.append(f"campaigns for this device: {', '.join(judge.campaigns) or 'none'}, of {len(policy.campaigns)}")
     if not model.gives_features and (Trigger.NOVELTY in policy.selection.triggers or policy.selection.novelty_weight):
         said.append("novelty counts for nothing, since the model gives no features: pack it with --features")
     return "; ".join(said)

@@ -170,6 +170,11 @@ class Judge(Generic[T]):
         return self._committee is not None
 
     @property
+    def campaigns(self) -> tuple[str, ...]:
+        """The names of those that concern this device, also of those that rest."""
+        return () if self._campaigns is None else tuple(policy.name for policy in self._campaigns.policies)
+
+    @property
     def strategy(self) -> Strategy:
         """By which the frames are ranked now."""
         return self._strategy

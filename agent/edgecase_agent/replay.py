@@ -41,12 +41,15 @@ class ReplayError(ValueError):
 
 @dataclass(frozen=True)
 class Options:
-    """How to replay. `share`: of the frames, in the place of every policy's budget. `device`: for campaigns that are for some only."""
+    """How to replay. `share`: of the frames, in the place of every policy's budget. `device`, `cohorts`: for campaigns that are for
+    some only.
+    """
 
     runtime: Runtime = Runtime()
     share: float | None = None
     limit_frames: int | None = None
     device: str = ""
+    cohorts: tuple[str, ...] = ()
     jpeg_quality: int = 85
     jpeg_sample_every: int = 10
 
@@ -117,7 +120,10 @@ class Replay:
         meter = Meter()
         detector = bundle.detector(options.runtime)
         self._model = replace(model_of(bundle, detector), detector=Once(detector, meter))
-        terms, members = Terms(options.share, frames_per_s, options.device), Members(options.runtime, meter)
+        terms, members = (
+            Terms(options.share, frames_per_s, options.device, options.cohorts),
+            Members(options.runtime, meter),
+        )
         self._runs = tuple(PolicyRun(name, policy, terms, members, meter) for name, policy in policies.items())
         self._stills: dict[int, Still] = {}
         self._at_s = array("d")

@@ -43,10 +43,14 @@ def replay(
         ),
     ] = None,
     config: Annotated[
-        Path | None, typer.Option("-c", "--config", help="A device's settings, for its model, policy and name.")
+        Path | None,
+        typer.Option("-c", "--config", help="A device's settings, for its model, policy, name and cohorts."),
     ] = None,
     device: Annotated[
         str | None, typer.Option(help="The device that it would be, for campaigns that are for some only.")
+    ] = None,
+    cohort: Annotated[
+        list[str] | None, typer.Option(help="A cohort that it would belong to; may be given again.")
     ] = None,
     out: Annotated[
         Path | None,
@@ -85,6 +89,7 @@ def replay(
             share=share,
             limit_frames=limit_frames,
             device=device or (settings.device if settings is not None and settings.device else ""),
+            cohorts=tuple(cohort or (() if settings is None else settings.cohorts)),
         )
         total = _total(recording, limit_frames, thinned=max_fps is not None)
         thinned = recording if max_fps is None else Thinned(recording, max_fps)

@@ -71,6 +71,7 @@ class Terms:
     share: float | None = None
     frames_per_s: float = 1.0
     device: str = ""
+    cohorts: tuple[str, ...] = ()
 
     def rules(self, policy: Policy) -> Rules:
         """The policy's rules on these terms."""
@@ -90,7 +91,7 @@ class PolicyRun:
         self._rules = terms.rules(policy)
         self._selection: Selection[Seen] = Selection(self._rules, None, Seen.compact)
         lent, candidate = members.lent(policy)
-        self._judge = a_judge(lent, self._selection, device=terms.device, candidate=candidate)
+        self._judge = a_judge(lent, self._selection, device=terms.device, cohorts=terms.cohorts, candidate=candidate)
         self._picks: list[Pick] = []
         self._positions: list[int] = []
         self._fates = array("H")
@@ -220,13 +221,10 @@ class PolicyRun:
     def _campaign_notes(self) -> Iterator[str]:
         if not self._policy.campaigns or self._span is None or not self._policy.selection.may_pick(Trigger.CAMPAIGN):
             return
-        from edgecase_models.campaign import Campaigns
-
-        ours = {each.name for each in Campaigns(self._policy.campaigns, self._terms.device).policies}
         for campaign in self._policy.campaigns:
             states = [campaign.state_at(moment) for moment in self._span]
-            if campaign.name not in ours:
-                yield f"campaign {campaign.name} is for {', '.join(campaign.cohort)}; replay it with --device"
+            if campaign.name not in self._judge.campaigns:
+                yield f"campaign {campaign.name} is for {', '.join(campaign.cohort)}; replay it with --device or --cohort"
             elif CampaignState.RUNS not in states:
                 yield f"campaign {campaign.name} does not run at the recording's time ({states[-1]})"
 

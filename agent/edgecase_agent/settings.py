@@ -127,6 +127,11 @@ class AgentSettings(BaseSettings):
     )
 
     device: DeviceId | None = Field(default=None, description="Must be that of the enrolment, if both are given.")
+    cohorts: tuple[DeviceId, ...] = Field(
+        default=(),
+        max_length=100,
+        description="Names of groups that it belongs to, for campaigns that are for some only.",
+    )
     data: Path = Field(default=Path("data"), description="The folder that this device writes to.")
     enrolment: Path | None = Field(
         default=None, description="The folder from `edgecase-cloud device add`; without it nothing is sent."
@@ -217,6 +222,11 @@ def load_enrolment(settings: AgentSettings) -> Enrolment | None:
     return Enrolment(
         device.device, device.mqtt_host, device.mqtt_port, device.mqtt_username, device.hub_url, password, root
     )
+
+
+def device_of(settings: AgentSettings, enrolment: Enrolment | None) -> str:
+    """The device's id: that of its enrolment, else what the settings call it, else empty."""
+    return enrolment.device if enrolment is not None else settings.device or ""
 
 
 def known_keys() -> Iterator[str]:

@@ -25,10 +25,12 @@ def seed(tmp_path: Path) -> Bundle:
     return a_bundle(tmp_path / "model.tar", "seed")
 
 
-def configured(folder: Path, more: str = "") -> AgentSettings:
+def configured(folder: Path, more: str = "", before: str = "") -> AgentSettings:
     (folder / "state").mkdir(exist_ok=True)
     path = folder / "agent.toml"
-    path.write_text(f'data = "."\n[source]\nuri = "pictures"\ncamera = "gate"\n[model]\nbundle = "model.tar"\n{more}')
+    path.write_text(
+        f'data = "."\n{before}[source]\nuri = "pictures"\ncamera = "gate"\n[model]\nbundle = "model.tar"\n{more}'
+    )
     return load_settings(path)
 
 
@@ -75,6 +77,26 @@ def test_novelty_is_refused_for_a_seed_without_features_and_left_for_a_release_w
         0,
     )
     assert "novelty needs features" in watch.status.strategy_failure
+
+
+def test_campaigns_for_the_enrolled_device_and_for_its_cohorts_reach_its_frames(tmp_path: Path, seed: Bundle) -> None:
+    a_folder(tmp_path / "pictures", 5)
+    (tmp_path / "cam-7").mkdir()
+    who = 'device = "cam-7"\nmqtt_host = "x"\nmqtt_port = 1\nmqtt_username = "cam-7"\nhub_url = "http://x"\n'
+    for name, content in {"device.toml": who, "password": "x", "root.json": "{}"}.items():
+        (tmp_path / "cam-7" / name).write_text(content)
+    table = '[[campaigns]]\nname = "{0}"\nwhen = "true"\nquota_per_day = 9\ncohort = ["{0}"]\n'
+    campaigns = "".join(table.format(name) for name in ("cam-7", "vans", "cars"))
+    settings = configured(
+        tmp_path, f'[selection]\ntriggers = ["campaign"]\n{campaigns}', 'enrolment = "cam-7"\ncohorts = ["vans"]\n'
+    )
+    with Spool(tmp_path / "spool", 10_000_000, putting=True) as spool:
+        watch = assemble.a_watch(settings, spool)
+        while watch.step() is not Outcome.ENDED:
+            pass
+        watch.close()
+        reasons = {reason.strategy for reason in spool.meta(spool.due(1, 0)[0]).reasons}
+    assert {reason for reason in reasons if reason.startswith("campaign:")} == {"campaign:cam-7", "campaign:vans"}
 
 
 def test_the_settings_reach_the_watch_and_its_frames_the_spool(tmp_path: Path, seed: Bundle) -> None:

@@ -90,6 +90,13 @@ def test_the_second_member_is_the_one_that_is_named(tmp_path: Path) -> None:
         assert isinstance(committee.member, kind)
 
 
+def test_only_the_campaigns_for_the_device_and_its_cohorts_are_its_own(tmp_path: Path) -> None:
+    table = "[[campaigns]]\nname = '{0}'\nwhen = 'luma < 40'\nquota_per_day = 1\ncohort = ['{0}']\n"
+    asked = policy(tmp_path, "".join(table.format(name) for name in ("cam-1", "vans", "north")))
+    judge = a_judge(asked, Selection[int](rules_of(asked)), device="cam-1", cohorts=("north",))
+    assert judge.campaigns == ("cam-1", "north")
+
+
 def test_a_condition_that_cannot_be_used_is_refused_before_a_frame_is_seen(tmp_path: Path) -> None:
     def judged() -> object:
         asked = policy(tmp_path, "[[campaigns]]\nname = 'x'\nwhen = 'lumma < 40'\nquota_per_day = 1\n")

@@ -269,6 +269,8 @@ def test_notes_tell_what_a_replay_cannot_show(clip: Path, bundle: Bundle) -> Non
     assert found.by_trigger == {"campaign:reds": 2}
     as_bus = replayed(clip, bundle, {"a": policy}, Options(device="bus-7")).document.policies[0]
     assert as_bus.by_trigger == {"campaign:reds": 2, "campaign:elsewhere": 1}
+    among_buses = replayed(clip, bundle, {"a": policy}, Options(cohorts=("north", "bus-line"))).document.policies[0]
+    assert among_buses.by_trigger == as_bus.by_trigger
 
 
 # ---- with a truth --------------------------------------------------------------------------------------------------

@@ -127,6 +127,16 @@ def test_the_campaigns_may_come_from_the_environment(tmp_path: Path, monkeypatch
     assert refused(tmp_path, LEAST).startswith('"campaigns[0].name" in the environment: string should match')
 
 
+def test_cohorts_are_names_from_the_file_or_the_environment(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert load(tmp_path, LEAST).cohorts == ()
+    assert load(tmp_path, 'cohorts = ["vans", "north-2"]\n' + LEAST).cohorts == ("vans", "north-2")
+    assert refused(tmp_path, 'cohorts = ["van-*"]\n' + LEAST).startswith(
+        '"cohorts[0]" in agent.toml: string should match'
+    )
+    monkeypatch.setenv("EDGECASE_COHORTS", '["cars"]')
+    assert load(tmp_path, LEAST).cohorts == ("cars",)
+
+
 def test_a_bundle_of_the_committee_is_its_member_and_paths_are_relative(tmp_path: Path) -> None:
     settings = load(tmp_path, LEAST + "[committee]\nbundle = 'b.tar'\n[telemetry]\nfile = 'vehicle.json'\n")
     assert (settings.committee.member, settings.committee.bundle) == (SecondMember.BUNDLE, tmp_path / "b.tar")
