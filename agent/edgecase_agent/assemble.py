@@ -80,9 +80,8 @@ def a_watch(settings: AgentSettings, spool: Spool) -> Watch:
     device = device_of(settings, load_enrolment(settings))
     judge = a_judge(settings.policy, selection, runtime, device, settings.cohorts, other.current)
     told = settings.telemetry
-    if told.file is None:
-        return Watch(source, model, judge, spool, state, options)
-    return Watch(source, model, judge, spool, state, options, Telemetry(told.file, told.max_age_s).facts)
+    telemetry = None if told.file is None else Telemetry(told.file, told.max_age_s)
+    return Watch(source, model, judge, spool, state, options, telemetry)
 
 
 def a_model(settings: AgentSettings, runtime: Runtime) -> RunningModel:

@@ -24,6 +24,7 @@ from edgecase_agent.running import Model, RunningModel
 from edgecase_agent.selection import Keep, Skip
 from edgecase_agent.source import Frame, Picture, Source
 from edgecase_agent.spool import Put, PutResult, SpoolError
+from edgecase_agent.telemetry import Telemetry
 from edgecase_agent.watch_status import Stages, WatchStatus
 from edgecase_models import wire
 from edgecase_models.detections import Detections, Features
@@ -148,12 +149,12 @@ class Watch:
         sink: Sink,
         state: Path,
         options: WatchOptions = WatchOptions(),
-        telemetry: Callable[[float], Facts] = lambda _: _NO_FACTS,
+        telemetry: Telemetry | None = None,
         *,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         """`state` is the folder of `watch.json` and `selection.json`; the counts of an earlier run are gone on from. `telemetry` tells what
-        the vehicle says of itself at a time of the wall clock, in seconds.
+        the vehicle says of itself.
         """
         state.mkdir(parents=True, exist_ok=True)
         self._source = source
@@ -209,6 +210,8 @@ class Watch:
         status.running_digest, status.release = model.current.digest, model.current.release
         status.swaps, status.model_failure = model.swaps, model.failure
         status.strategy = self._judge.strategy.value
+        if self._telemetry is not None:
+            status.telemetry, status.telemetry_problem = self._telemetry.counts, self._telemetry.problem
         status.stages_ms = self._stages.means()
         return status
 
@@ -235,7 +238,7 @@ class Watch:
             stages = model.detector.stages_ms
             self._took_ms |= {"pre": stages.pre, "run": stages.run, "post": stages.post}
             shot = Shot(frame, model, detections, self._options.jpeg_quality, jpeg)
-            telemetry = self._telemetry(self._now_s)
+            telemetry = _NO_FACTS if self._telemetry is None else self._telemetry.facts(self._now_s)
             shown = Shown(shot, frame.picture, frame.captured_at, frame.hw_px, self._options.camera, telemetry)
             judged = self._judge.judge(shown, model, detections, self._stage)
         except Exception as error:  # noqa: BLE001 (one frame, or a model that errs at times, must not end the loop)

@@ -12,6 +12,7 @@ import structlog
 
 from edgecase_agent import durable
 from edgecase_agent.selection import SelectionState
+from edgecase_agent.telemetry import TelemetryCounts
 from edgecase_models import wire
 
 log = structlog.get_logger()
@@ -63,7 +64,8 @@ class WatchStatus(msgspec.Struct, kw_only=True):
     `not_spooled` of all these found no room on the disk. `passed` counts why the others were let go, since the start.
     `second_looks` were taken and gave an opinion, `second_looks_failed` gave none, so that the first look counts; `without_chance` frames
     could not have got one, not even by chance: estimates from the looks count these as 0. `strategy` ranks the frames now, and
-    `strategy_failure` says why that is not the one of the policy.
+    `strategy_failure` says why that is not the one of the policy. `telemetry` counts how the vehicle's file was since the start, None
+    where there is none to read, and `telemetry_problem` is what was last wrong with it.
     """
 
     at: datetime
@@ -88,6 +90,8 @@ class WatchStatus(msgspec.Struct, kw_only=True):
     second_looks: int = 0
     second_looks_failed: int = 0
     without_chance: int = 0
+    telemetry: TelemetryCounts | None = None
+    telemetry_problem: str = ""
     problem: str = ""
     passed: dict[str, int] = {}
     stages_ms: StageMeans = msgspec.field(default_factory=StageMeans)
@@ -101,6 +105,7 @@ def go_on_from(state: Path) -> WatchStatus:
         last = WatchStatus(at=wire.now())
     last.at, last.pid = wire.now(), os.getpid()
     last.passed, last.problem, last.model_failure, last.strategy_failure, last.swaps = {}, "", "", "", 0
+    last.telemetry, last.telemetry_problem = None, ""
     return last
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import json
+import os
 import threading
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
@@ -26,6 +27,7 @@ from edgecase_agent.selection import Selection
 from edgecase_agent.slots import Slots
 from edgecase_agent.source import Frame, SourceState, open_source
 from edgecase_agent.spool import Put, PutResult, Spool
+from edgecase_agent.telemetry import Telemetry
 from edgecase_agent.watch import Outcome, Shot, Watch, WatchOptions, run
 from edgecase_agent.watch_status import WatchStatus, read_selection
 from edgecase_models import wire
@@ -116,6 +118,7 @@ def a_watch(
     rules: Rules = EAGER,
     committee: Committee | None = None,
     strategy: Strategy = Strategy.EDE,
+    telemetry: Telemetry | None = None,
 ) -> Watch:
     running = RunningModel(slot or Slot(a_model()), poll_s=0)
     selection = Selection(rules, read_selection(folder), Shot.compact)
@@ -126,6 +129,7 @@ def a_watch(
         sink or Collected(),  # type: ignore[arg-type]
         folder,
         options,
+        telemetry,
     )
 
 
@@ -263,6 +267,27 @@ def test_damaged_state_files_do_not_keep_a_device_from_working(clip: Path, tmp_p
     for name in ("watch.json", "selection.json"):
         (tmp_path / name).write_bytes(torn)
     assert finished(a_watch(open_source(str(clip)), tmp_path)).frames_seen == 60
+
+
+def test_what_the_vehicle_tells_is_counted_and_its_trouble_is_told(tmp_path: Path) -> None:
+    told = tmp_path / "vehicle.json"
+
+    def vehicle(index: int) -> None:
+        if index < 20:
+            told.write_text(json.dumps({"speed_mps": index, "gear": "x" * 99}))
+        at_s = datetime(2026, 1, 1, tzinfo=UTC).timestamp() + min(index, 20) / 10
+        os.utime(told, (at_s, at_s))
+
+    watch = a_watch(Pictures([squares(i) for i in range(40)], vehicle), tmp_path, telemetry=Telemetry(told, 0.5))
+    counts = finished(watch).telemetry
+    assert counts is not None
+    assert counts.read == counts.refused > 10
+    assert (counts.broken, counts.stale) == (0, 1)
+    written = json.loads((tmp_path / "watch.json").read_text())
+    assert written["telemetry"]["stale"] == 1
+    assert "vehicle.json: not replaced for 0.5 s" in written["telemetry_problem"]
+    again = finished(a_watch(Pictures([squares(0)]), tmp_path))
+    assert (again.telemetry, again.telemetry_problem) == (None, "")
 
 
 # ---- troubles ------------------------------------------------------------------------------------------------------
