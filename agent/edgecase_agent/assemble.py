@@ -76,7 +76,8 @@ def a_watch(settings: AgentSettings, spool: Spool) -> Watch:
         jpeg_sample_every=settings.jpeg.sample_every,
     )
     other = OtherSlot(slots, runtime)
-    selection = Selection(rules_of(settings.policy), watch_status.read_selection(state), Shot.compact)
+    rules = rules_of(settings.policy)
+    selection = Selection(rules, watch_status.read_selection(state, rules), Shot.compact)
     device = device_of(settings, load_enrolment(settings))
     judge = a_judge(settings.policy, selection, runtime, device, settings.cohorts, other.current)
     told = settings.telemetry

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import math
 import os
+import time
 from datetime import datetime
 from pathlib import Path
-from typing import Final
+from typing import Final, Literal
 
 import msgspec
 import structlog
 
 from edgecase_agent import durable
+from edgecase_agent.budget import PERIODS_S, BudgetState, PurseState, SpentTogether
+from edgecase_agent.rules import Rules
 from edgecase_agent.selection import SelectionState
 from edgecase_agent.telemetry import TelemetryCounts
 from edgecase_models import wire
@@ -114,16 +118,39 @@ def write_status(state: Path, status: WatchStatus) -> None:
     durable.replace_lazily(state / STATUS_FILE, msgspec.json.format(msgspec.json.encode(status), indent=1))
 
 
-def read_selection(state: Path) -> SelectionState | None:
-    """What an earlier run left of its budgets; None, and a warning where the file is damaged."""
+def read_selection(state: Path, rules: Rules) -> SelectionState | None:
+    """What an earlier run left of its budgets; None where there was none.
+
+    A file that cannot be understood does not give the budgets again: a warning, and nothing is saved up, as though all that `rules` allow
+    had been spent evenly up to now.
+    """
     path = state / SELECTION_FILE
     try:
-        return msgspec.json.decode(path.read_bytes(), type=SelectionState)
+        content = path.read_bytes()
+        try:
+            return msgspec.json.decode(content, type=SelectionState)
+        except msgspec.ValidationError:
+            return _upgraded(msgspec.json.decode(content, type=_Version1))
     except FileNotFoundError:
         return None
     except (OSError, msgspec.MsgspecError) as error:
-        log.warning("budget state unreadable; starting afresh", path=str(path), cause=str(error))
-        return None
+        log.warning("budget state unreadable; nothing is saved up", path=str(path), cause=str(error))
+        empty = BudgetState(tokens=0.0, at_s=time.time())
+        return SelectionState(purse=PurseState(), quotas=dict.fromkeys({**rules.quotas, **rules.called}, empty))
+
+
+class _Version1(msgspec.Struct, frozen=True):
+    """`selection.json` as it was before the purse: frames in any hour, bytes `sent` in any day."""
+
+    v: Literal[1]
+    frames: BudgetState
+    sent: BudgetState
+
+
+def _upgraded(old: _Version1) -> SelectionState:
+    spent = [SpentTogether(each.first_s, each.last_s, math.ceil(each.amount), 0, 0.0) for each in old.frames.spent]
+    spent += [SpentTogether(each.first_s, each.last_s, 0, math.ceil(each.amount), 0.0) for each in old.sent.spent]
+    return SelectionState(purse=PurseState(at_s=old.frames.at_s, spent=dict.fromkeys(PERIODS_S, spent)))
 
 
 def write_selection(state: Path, selection: SelectionState) -> None:

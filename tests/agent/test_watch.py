@@ -21,7 +21,7 @@ from edgecase_agent.committee import Cascade, Shifted
 from edgecase_agent.durable import StorageFailed
 from edgecase_agent.frames import FrameMeta
 from edgecase_agent.judge import Committee, Judge
-from edgecase_agent.rules import Rules
+from edgecase_agent.rules import DAY_S, Quota, Rules
 from edgecase_agent.running import BundleSlot, Model, ModelError, OtherSlot, RunningModel
 from edgecase_agent.selection import Selection
 from edgecase_agent.slots import Slots
@@ -121,7 +121,7 @@ def a_watch(
     telemetry: Telemetry | None = None,
 ) -> Watch:
     running = RunningModel(slot or Slot(a_model()), poll_s=0)
-    selection = Selection(rules, read_selection(folder), Shot.compact)
+    selection = Selection(rules, read_selection(folder, rules), Shot.compact)
     return Watch(
         source,  # type: ignore[arg-type]
         running,
@@ -288,6 +288,48 @@ def test_what_the_vehicle_tells_is_counted_and_its_trouble_is_told(tmp_path: Pat
     assert "vehicle.json: not replaced for 0.5 s" in written["telemetry_problem"]
     again = finished(a_watch(Pictures([squares(0)]), tmp_path))
     assert (again.telemetry, again.telemetry_problem) == (None, "")
+
+
+def version_1(at_s: float, frames: int, sent: int) -> str:
+    """`selection.json` as it was written by the first version, which had a budget of frames and one of bytes."""
+    spent = {"frames": [[at_s, at_s, frames]], "sent": [[at_s, at_s, sent]]}
+    budgets = {name: {"tokens": 1e6, "at_s": at_s, "spent": rows} for name, rows in spent.items()}
+    return json.dumps({"v": 1, **budgets, "audit": 0.0})
+
+
+@pytest.mark.parametrize(
+    ("budget", "before", "kept"),
+    [
+        ({"frames": {"hour": 10}}, (0, 0), True),
+        ({"frames": {"hour": 10}}, (10, 0), False),
+        ({"bytes": {"day": 1e6}}, (0, 10_000), True),
+        ({"bytes": {"day": 1e6}}, (0, 1_000_000), False),
+    ],
+)
+def test_what_the_first_version_spent_is_spent_after_the_upgrade(
+    tmp_path: Path, budget: dict, before: tuple[int, int], kept: bool
+) -> None:
+    at_s = datetime(2026, 1, 1, tzinfo=UTC).timestamp() - 1
+    (tmp_path / "selection.json").write_text(version_1(at_s, *before))
+    status = finished(a_watch(Pictures([squares(i) for i in range(60)]), tmp_path, rules=replace(EAGER, budget=budget)))
+    assert bool(status.selected) is kept
+
+
+@pytest.mark.parametrize("content", [b"", b"\xff", b'{"v": 1}', b'{"v": 3, "purse": {}}'])
+def test_a_budget_file_that_cannot_be_understood_does_not_give_the_budget_again(tmp_path: Path, content: bytes) -> None:
+    rules = replace(
+        EAGER, budget={"bytes": {"day": 1e6}}, quotas={"audit": Quota(10)}, called={"campaign:dark": Quota(5, DAY_S)}
+    )
+    pictures = [squares(i) for i in range(60)]
+    fresh = finished(a_watch(Pictures(pictures), tmp_path / "fresh", rules=rules))
+    (tmp_path / "selection.json").write_bytes(content)
+    after = finished(a_watch(Pictures(pictures), tmp_path, rules=rules))
+    assert fresh.selected > 5
+    assert after.selected == 1  # the first may overdraw
+    (tmp_path / "selection.json").write_bytes(content)
+    state = read_selection(tmp_path, rules)
+    assert state is not None
+    assert {name: quota.tokens for name, quota in state.quotas.items()} == {"audit": 0, "campaign:dark": 0}
 
 
 # ---- troubles ------------------------------------------------------------------------------------------------------
