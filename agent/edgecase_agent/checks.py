@@ -57,8 +57,8 @@ def every(config: Path) -> Iterator[Finding]:
     )
     yield _tried("source", lambda: _source(settings))
     if enrolment is None:
-        for name in ("broker", "hub"):
-            yield Finding(name, ok=None, detail="no enrolment is set: frames stay here and models do not change")
+        yield Finding("broker", ok=None, detail="no enrolment is set: frames stay here")
+        yield Finding("hub", ok=None, detail="no enrolment is set: models do not change")
         return
     yield _tried("broker", lambda: _broker(enrolment))
     yield _tried("hub", lambda: _hub(settings, enrolment))
@@ -71,7 +71,7 @@ def _tried(name: str, check: Callable[[], str]) -> Finding:
     try:
         return Finding(name, ok=True, detail=check())
     except failures as error:
-        return Finding(name, ok=False, detail=str(error))
+        return Finding(name, ok=False, detail=str(error).removeprefix(f"{name} "))
 
 
 def _disk(settings: AgentSettings) -> str:
@@ -126,10 +126,15 @@ def _policy(settings: AgentSettings, enrolment: Enrolment | None) -> str:
     judge = a_judge(
         policy, Selection[None](rules_of(policy)), runtime, device_of(settings, enrolment), settings.cohorts
     )
-    second = f"second looks: {policy.committee.member}" if judge.has_committee else "no second looks"
-    said = [f"ranks by {judge.strategy}", second]
-    if policy.campaigns:
-        said.append(f"campaigns for this device: {', '.join(judge.campaigns) or 'none'}, of {len(policy.campaigns)}")
+    committee = f"committee {policy.committee.member}" if judge.has_committee else "no committee"
+    said = [f"strategy {judge.strategy}", committee]
+    if policy.campaigns and not policy.selection.may_pick(Trigger.CAMPAIGN):
+        said.append('campaigns rest, since "campaign" is not among selection.triggers')
+    elif policy.campaigns:
+        ours = judge.campaigns
+        said.append(
+            f"{len(ours)} of {len(policy.campaigns)} campaigns for this device" + ": " * bool(ours) + ", ".join(ours)
+        )
     if not model.gives_features and (Trigger.NOVELTY in policy.selection.triggers or policy.selection.novelty_weight):
         said.append("novelty counts for nothing, since the model gives no features: pack it with --features")
     return "; ".join(said)

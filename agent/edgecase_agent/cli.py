@@ -8,7 +8,7 @@ import sys
 import threading
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, NoReturn
+from typing import TYPE_CHECKING, Annotated, NoReturn
 
 import typer
 
@@ -98,7 +98,7 @@ def check(config: Config = Path("agent.toml"), as_json: Json = False) -> None:
             findings.append(finding)
             mark = {True: "[green]✓[/]", False: "[red]✗[/]", None: "[dim]–[/]"}[finding.ok]
             console.print(f"{mark} {finding.name:<13} ", end="")
-            console.print(finding.detail, markup=False)
+            console.print(" ".join(finding.detail.split()), markup=False)
     if any(finding.ok is False for finding in findings):
         raise typer.Exit(WRONG_INPUT)
 
@@ -225,50 +225,11 @@ def _wrong(error: Exception) -> NoReturn:
 
 def _show(seen: Overview) -> None:
     from rich.console import Console
-    from rich.table import Table
 
-    table = Table(show_header=False, box=None, pad_edge=False)
-    table.add_column(style="bold")
-    table.add_column(overflow="fold")
-    for name, value in _lines(seen):
-        table.add_row(name, value)
-    Console(highlight=False).print(table)
+    from edgecase_agent.standing import PROBLEM, lines
+    from edgecase_models import wire
 
-
-def _lines(seen: Overview) -> list[tuple[str, str]]:
-    watched: dict[str, Any] = seen.watch
-    balance = seen.balance
-    ends = ("acknowledged", "spooled", "evicted", "rejected", "declined", "lost_local")
-    parts = " + ".join(f"{getattr(balance, end):,} {end.replace('_', ' ')}" for end in ends)
-    lines = [
-        ("runs", _model_line(seen)),
-        (
-            "watch",
-            f"{watched.get('frames_seen', 0):,} frames seen, {watched.get('frames_skipped', 0):,} skipped, "
-            f"{watched.get('frames_per_s', 0.0)} a second; {watched.get('source', '')} {watched.get('source_state', '')}"
-            if watched
-            else "has not run here",
-        ),
-        ("frames kept", f"{balance.kept:,} = {parts}"),
-        ("spool", f"{seen.spool_bytes / 1e6:,.1f} MB on disk, {seen.bytes_sent / 1e6:,.1f} MB sent"),
-    ]
-    if seen.uplink is not None:
-        state = "connected" if seen.uplink.connected else seen.uplink.refused or "not connected"
-        lines.append(
-            ("uplink", f"{state}, {seen.uplink.in_flight} frames on their way ({seen.uplink.at:%Y-%m-%d %H:%M:%S} UTC)")
-        )
-    if seen.update is not None:
-        lines.append(("update", f"{seen.update.outcome}: {seen.update.why} ({seen.update.at:%Y-%m-%d %H:%M:%S} UTC)"))
-    lines += [
-        ("", f"{event['at'][:19]} {event['kind']} {event['frame_id']}: {event['reason']}") for event in seen.events[:5]
-    ]
-    return lines
-
-
-def _model_line(seen: Overview) -> str:
-    running = str(seen.watch.get("running_digest", ""))[:12] or "nothing yet"
-    if not seen.active:
-        return running
-    laid_down = seen.active["digest"][:12]
-    line = f"{running}, release {seen.active['release']}, slot {seen.active['slot']}"
-    return line if laid_down == running else f"{line}; {laid_down} is laid down to run"
+    console = Console(highlight=False, soft_wrap=True)
+    for name, said in lines(seen, wire.now()):
+        console.print(f"{name:<13} ", style="bold red" if name == PROBLEM else "bold", end="")
+        console.print(" ".join(said.split()), markup=False)

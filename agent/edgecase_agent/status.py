@@ -122,7 +122,9 @@ def overview(data: Path) -> Overview:
         watch=read(state / WATCH, dict[str, Any]) or {},
         uplink=read(state / UPLINK, UplinkReport),
         update=read(state / UPDATE, UpdateReport),
-        active={} if active is None else {"slot": active.slot, "digest": active.digest, "release": active.release},
+        active={}
+        if active is None
+        else {name: getattr(active, name) for name in ("slot", "digest", "release", "by_hand")},
         balance=look.balance,
         bytes_sent=look.bytes_sent,
         spool_bytes=look.bytes_on_disk,

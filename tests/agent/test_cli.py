@@ -286,6 +286,19 @@ def test_check_holds_the_policy_against_the_model(site: Site) -> None:
     assert "choose another strategy" in found["policy"][1]
 
 
+def test_check_says_which_campaigns_are_for_this_device(site: Site) -> None:
+    campaigns = "".join(
+        f'[[campaigns]]\nname = "{name}"\nwhen = "luma < 40"\nquota_per_day = 1\ncohort = ["{name}"]\n'
+        for name in ("vans", "cars")
+    )
+    config = site.configure('cohorts = ["vans"]')
+    config.write_text(config.read_text() + campaigns)
+    assert findings(config)[1]["policy"] == (
+        True,
+        "strategy ede; committee shifted; 1 of 2 campaigns for this device: vans",
+    )
+
+
 def test_check_names_all_that_fails_and_its_cure(site: Site, broker, hub: Hub) -> None:
     broker.add_device("cli-5")
     enrolment = site.enrol("cli-5", broker.port, "wrong", hub)
