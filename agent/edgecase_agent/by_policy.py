@@ -44,8 +44,15 @@ def a_judge(
 
         campaigns = Campaigns(policy.campaigns, device, cohorts)
     committee = a_committee(policy, runtime, candidate)
+    chosen = policy.selection
     return Judge(
-        selection, policy.selection.strategy, committee, campaigns, frozenset(policy.selection.triggers), device
+        selection,
+        chosen.strategy,
+        committee,
+        campaigns,
+        frozenset(chosen.triggers),
+        device,
+        min_box_height=chosen.min_box_height,
     )
 
 

@@ -32,9 +32,6 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 Stage = Callable[[str], AbstractContextManager[object]]
 
-CUE_WEIGHT: Final = 0.3
-"""What a track's cue counts beside an expected error: it finds more of the severe failures, and costs nothing (Bengar et al. 2019)."""
-
 MATCHES: Final = MappingProxyType({Trigger.MISSED: 0.5, Trigger.DISAGREEMENT: 1.0, Trigger.NOVELTY: 0.25})
 """From which value on a trigger holds: half an object, one object that only one member reports, cos < 0.5 to every kept frame."""
 
@@ -125,8 +122,11 @@ class Judge(Generic[T]):
         campaigns: Campaigns | None = None,
         triggers: frozenset[Trigger] = frozenset({Trigger.UNCERTAINTY, Trigger.AUDIT, Trigger.CAMPAIGN}),
         device: str = "",
+        min_box_height: float = 0.0,
     ) -> None:
-        """Raises `ValueError` for a committee with another strategy than EDE: its score could not be compared with theirs.
+        """Candidates lower than `min_box_height`, a share of the picture's height, count for nothing but in a campaign's condition.
+
+        Raises `ValueError` for a committee with another strategy than EDE: its score could not be compared with theirs.
 
         Novelty needs a model that gives features. While one runs that gives none, EDE ranks the frames: see `strategy_failure`.
         """
@@ -139,6 +139,7 @@ class Judge(Generic[T]):
         self._campaigns = campaigns
         self._callers = tuple(trigger for trigger in MATCHES if trigger in triggers)
         self._device = device
+        self._min_box_height = min_box_height
         self._digest = ""
         self._tracks = Tracks()
         self._ranks = Ranks()
@@ -151,15 +152,16 @@ class Judge(Generic[T]):
         """
         at_s = shown.captured_at.timestamp()
         self._meet(model, detections)
+        everything, detections = detections, self._high_enough(detections, shown.hw_px)
         with stage("score"):
             sighting = self._tracks.update(detections, model.operating_point, at_s, shown.hw_px)
             first = self._doubt(detections, model, sighting.ids)
             value = _sound(float(first.errors.sum(dtype=np.float64)))
             rank = self._ranks.rank(value)
         with stage("second"):
-            doubt = self._second_look(shown.picture, model, detections, first, value, rank)
+            doubt = self._second_look(shown, model, detections, first, value, rank)
         with stage("select"):
-            candidate = self._candidate(shown, model, detections, doubt, sighting.cues, rank)
+            candidate = self._candidate(shown, model, detections, everything, doubt, sighting.cues, rank)
             _sound(candidate.score, candidate.boxes)
             decision = self.selection.offer(candidate, at_s)
             return Judged(candidate.score, doubt.look is not None, decision, doubt.failure)
@@ -196,6 +198,13 @@ class Judge(Generic[T]):
         if strategy is not self._strategy:
             self._strategy, self._ranks = strategy, Ranks()  # scores of two measures have no rank among each other
 
+    def _high_enough(self, detections: Detections, hw_px: tuple[int, int]) -> Detections:
+        """Those that are not too low to be asked for."""
+        if not self._min_box_height or not len(detections):
+            return detections
+        boxes = detections.boxes_xyxy_px
+        return detections[boxes[:, 3] - boxes[:, 1] >= self._min_box_height * hw_px[0]]
+
     @property
     def without_chance(self) -> int:
         """Frames that the second member could not have been shown, see `Cascade`."""
@@ -226,7 +235,7 @@ class Judge(Generic[T]):
         return _Doubt(np.array([value]), np.zeros(1, np.int64), name)
 
     def _second_look(
-        self, picture: Picture, model: Judging, detections: Detections, first: _Doubt, value: float, rank: float
+        self, shown: Shown[T], model: Judging, detections: Detections, first: _Doubt, value: float, rank: float
     ) -> _Doubt:
         """What the committee expects instead, where it is asked and the second member does not fail."""
         if self._committee is None:
@@ -236,7 +245,8 @@ class Judge(Generic[T]):
         if look is None:
             return first
         try:
-            view = self._committee.member.look(picture, model.detector)
+            view = self._committee.member.look(shown.picture, model.detector)
+            view = replace(view, detections=self._high_enough(view.detections, shown.hw_px))
             took = view.took or model.detector.stages_ms
             cascade.looked(took.pre + took.run + took.post)
             found = disagreement(detections, view, model.operating_point, model.calibration)
@@ -254,6 +264,7 @@ class Judge(Generic[T]):
         shown: Shown[T],
         model: Judging,
         detections: Detections,
+        everything: Detections,
         doubt: _Doubt,
         cues: tuple[Cue, ...],
         rank: float,
@@ -264,22 +275,19 @@ class Judge(Generic[T]):
             values[Trigger.DISAGREEMENT] = float(doubt.found.hard)
         if detections.features is not None:
             values[Trigger.NOVELTY] = self.selection.novelty(detections.features)
-        errors, tracks = doubt.errors, doubt.tracks
-        if self._counts_errors:
-            errors, tracks = _with_cues(errors, tracks, cues)
         called = [
             _called(trigger, values[trigger], rank, doubt)
             for trigger in self._callers
             if values.get(trigger, 0.0) >= MATCHES[trigger]
         ]
-        score = float(errors.sum(dtype=np.float64))
+        score = float(doubt.errors.sum(dtype=np.float64))
         called += (
-            Reason(name, score, 0.0, rank=rank) for name in self._campaigning(shown, model, detections, values, doubt)
+            Reason(name, score, 0.0, rank=rank) for name in self._campaigning(shown, model, everything, values, doubt)
         )
         return Candidate(
             item=shown.item,
-            errors=errors,
-            tracks=tracks,
+            errors=doubt.errors,
+            tracks=doubt.tracks,
             strategy=doubt.strategy,
             fingerprint=shown.fingerprint or partial(fingerprint, shown.picture),
             rank=rank,
@@ -288,10 +296,6 @@ class Judge(Generic[T]):
             boxes=_expected_boxes(detections, model),
             features=detections.features,
         )
-
-    @property
-    def _counts_errors(self) -> bool:
-        return self._strategy in (Strategy.EDE, Strategy.MISSED)
 
     def _campaigning(
         self, shown: Shown[T], model: Judging, detections: Detections, values: dict[Trigger, float], doubt: _Doubt
@@ -329,17 +333,6 @@ def _sound(*values: float) -> float:
         if not scoring.is_sound(value):
             raise ValueError(f"its score is {value}")
     return values[0]
-
-
-def _with_cues(
-    errors: NDArray[np.floating], tracks: NDArray[np.int64], cues: tuple[Cue, ...]
-) -> tuple[NDArray[np.floating], NDArray[np.int64]]:
-    """The expected errors and, of each track that has cues, its strongest: an error that shows in two ways counts once."""
-    strongest: dict[int, float] = {}
-    for cue in cues:
-        strongest[cue.track_id] = max(CUE_WEIGHT * cue.score, strongest.get(cue.track_id, 0.0))
-    more = np.array(list(strongest.values()), np.float64), np.array(list(strongest), np.int64)
-    return np.concatenate([errors, more[0]]), np.concatenate([tracks, more[1]])
 
 
 def _called(trigger: Trigger, value: float, rank: float, doubt: _Doubt) -> Reason:

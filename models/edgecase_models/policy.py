@@ -220,6 +220,12 @@ class SelectionPolicy(Section):
     audit_share: Share = Field(
         default=0.25, description="Of the frames, how many are drawn at random whatever they score."
     )
+    min_box_height: float = Field(
+        default=0.0,
+        ge=0,
+        le=1,
+        description="Boxes lower than this share of the picture's height count for nothing: objects too small to be labelled.",
+    )
     min_score: float = Field(
         default=0.0, ge=0, description="A frame that scores no more than this is not kept for its score."
     )

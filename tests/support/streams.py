@@ -110,8 +110,8 @@ def _scene(
         index = start + step
         looks.append(
             Look(
-                index, scene, "day", index / FPS, HW_PX, seen, again, int(20_000 + 10_000 * doubt),
-                Fingerprint(int(chance.integers(2**63)), cells), truth.astype(np.float32), classes, tracks,
+                index, scene, "day", index / FPS, HW_PX, seen, again, again, int(20_000 + 10_000 * doubt),
+                Fingerprint(int(chance.integers(2**63)), cells), truth.astype(np.float32), classes, tracks, np.zeros(len(tracks), np.bool_),
             )
         )  # fmt: skip
     return looks

@@ -1,6 +1,6 @@
 """What picks teach: the starter retrained on what each selector chose, at equal frames and at equal boxes, judged on streets nobody saw.
 
-    make bench-labels                                         five streams, 70 trainings: hours of two cores
+    make bench-labels                                         five streams, 70 trainings: two hours of two cores
     python -m bench.triage.labels --jobs 8 --device 0         the same with a GPU, in minutes
 
 Training, evaluation and the cloud's choice of a batch are the product's own. What was measured is kept under `build/bench/labels/`.
@@ -19,7 +19,8 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import asdict, dataclass
 from datetime import timedelta
-from functools import cache, partial
+from functools import partial
+from itertools import product
 from pathlib import Path
 from typing import Final
 
@@ -98,46 +99,41 @@ class Figures:
 # ---- what is picked ------------------------------------------------------------------------------------------------
 
 
-def cases_of(seed: int) -> list[Case]:
-    """Every selector's picks of one stream, at as many frames and at as many boxes as random's."""
+def case_of(seed: int, selector: str, equal: str) -> Case:
+    """A selector's picks of one stream, at as many frames or boxes as random's."""
     stream = street_stream(seed)
     budget = round(SHARE * len(stream.looks))
     boxes = np.array([len(look.truth_classes) for look in stream.looks])
-    selectors = selectors_of(stream)
-    aim = int(boxes[selectors[RANDOM](stream, budget)].sum())
-    cases = []
-    for name, choosing in selectors.items():
-        picks = choosing(stream, budget)[:budget]
-        cases.append(Case(seed, name, FRAMES, tuple(picks), int(boxes[picks].sum())))
-        fewer = within_boxes(partial(choosing, stream), boxes, budget, aim, np.random.default_rng([seed, 5]))
-        cases.append(Case(seed, name, BOXES, tuple(fewer), int(boxes[fewer].sum())))
-    return cases
+    selectors = selectors_of(stream, equal)
+    if equal == FRAMES:
+        picks = selectors[selector](stream, budget)[:budget]
+    else:
+        aim = int(boxes[selectors[RANDOM](stream, budget)].sum())
+        picks = within_boxes(partial(selectors[selector], stream), boxes, budget, aim, np.random.default_rng([seed, 5]))
+    return Case(seed, selector, equal, tuple(picks), int(boxes[picks].sum()))
 
 
-def selectors_of(stream: Stream) -> dict[str, Choosing]:
-    """Random, uniform, the informed peers and ours, each as a function of stream and budget."""
+def selectors_of(stream: Stream, equal: str) -> dict[str, Choosing]:
+    """Random, uniform, the informed peers and ours, each as a function of stream and budget; whose package is not there is left out."""
     table = calibration_of(stream)
-    peers, left_out = peers_here(partial(ede, calibration=table))
-    for line in left_out:
-        print(line)
+    peers, _ = peers_here(partial(ede, calibration=table))
     ours = Ours(OURS, calibration=table)
-
-    def own(stream: Stream, budget: int) -> list[int]:
-        return ours.run(stream, budget, stream.seed).picks
 
     def chosen(peer_pick: Callable[..., list[int]]) -> Choosing:
         return lambda stream, budget: peer_pick(stream, budget, np.random.default_rng([stream.seed, 0, 99]))
 
-    asked = (RANDOM, UNIFORM, *INFORMED)
     return {
-        **{peer.name: chosen(peer.pick) for peer in peers if peer.name in asked},
-        OURS: own,
-        IN_CLOUD: partial(in_cloud, ours=ours),
+        **{peer.name: chosen(peer.pick) for peer in peers if peer.name in (RANDOM, UNIFORM, *INFORMED)},
+        OURS: lambda stream, budget: ours.run(stream, budget, stream.seed).picks,
+        IN_CLOUD: partial(in_cloud, ours=ours, box_s=0.0 if equal == FRAMES else BatchRules.box_s),
     }
 
 
-def in_cloud(stream: Stream, budget: int, ours: Ours) -> list[int]:
-    """The batch that the cloud chooses among three times as many frames that the device offered."""
+def in_cloud(stream: Stream, budget: int, ours: Ours, box_s: float) -> list[int]:
+    """The batch that the cloud chooses among three times as many frames that the device offered.
+
+    `box_s`: what a box costs its labeller; nothing where frames are what is paid for.
+    """
     run = ours.run(stream, OFFERED * budget, stream.seed)
     offered = [
         Candidate(
@@ -155,7 +151,7 @@ def in_cloud(stream: Stream, budget: int, ours: Ours) -> list[int]:
         )
         for look in (stream.looks[index] for index in run.picks)
     ]
-    rules = BatchRules(frames=budget, cold_labels=0)
+    rules = BatchRules(frames=budget, cold_labels=0, box_s=box_s)
     batch = choose(offered, [], labels=0, rules=rules, now=EPOCH, names=stream.names)
     return sorted(int(pick.id) for pick in batch.picks)
 
@@ -200,9 +196,9 @@ def retrained(case: Case, recipe: TrainingRecipe) -> Figures:
         shape = Bundle.open(STARTER).manifest.input
         export = Export(shape.height_px, shape.width_px, shape.long_side_px)
         done = train(Run(folder, WEIGHTS, folder / "data.yaml", export, recipe))
-        save(path, measured(Detector(done.onnx, Runtime(threads=1), CURVE_THRESHOLDS)))
+        save(path, case, measured(Detector(done.onnx, Runtime(threads=1), CURVE_THRESHOLDS)))
         shutil.rmtree(folder)
-    return msgspec.json.decode(path.read_bytes(), type=Figures)
+    return msgspec.json.decode(path.read_bytes(), type=_Kept).figures
 
 
 def drawn(seed: int, picks: Sequence[int]) -> list[Path]:
@@ -235,7 +231,7 @@ def measured(detector: Detector) -> Figures:
     """How good a detector is on the unseen streets."""
     seen = [list(sightings(detector, samples_from_folder(FOLDER / "test" / name))) for name in CONDITIONS]
     mixed: list[Sighting] = []
-    for (name, share), own in zip(CONDITIONS.items(), seen, strict=True):
+    for share, own in zip(CONDITIONS.values(), seen, strict=True):
         mixed += own[:: max(1, len(own) // round(share * MIXED_PICTURES))][: round(share * MIXED_PICTURES)]
     night = [each for name, own in zip(CONDITIONS, seen, strict=True) if name in NIGHT for each in own]
     whole = score(mixed)
@@ -243,10 +239,16 @@ def measured(detector: Detector) -> Figures:
     return Figures(whole.map50_95, score(night).map50_95, whole.per_class[rarest].map50_95)
 
 
-def save(path: Path, figures: Figures) -> None:
+@dataclass(frozen=True)
+class _Kept:
+    case: Case
+    figures: Figures
+
+
+def save(path: Path, case: Case, figures: Figures) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     part = path.with_suffix(f".{os.getpid()}")
-    part.write_text(json.dumps(asdict(figures)))
+    part.write_text(json.dumps(asdict(_Kept(case, figures))))
     part.replace(path)
 
 
@@ -259,7 +261,6 @@ def test_pictures(condition: str) -> Path:
     )
 
 
-@cache
 def starter() -> Figures:
     """What the starter can do before it learns anything more."""
     return measured(Bundle.open(STARTER).detector(Runtime(threads=1), CURVE_THRESHOLDS))
@@ -286,7 +287,9 @@ def main() -> int:
         replay = plan_samples(REPLAYED, list(LEARNT_STREETS), ("day",), spacing_s=9.0)
         made = [pool.submit(rendered, FOLDER / "replay", replay, "train")]
         made += [pool.submit(test_pictures, condition) for condition in CONDITIONS]
-        cases = [case for found in pool.map(cases_of, seeds) for case in found]
+        names = selectors_of(street_stream(seeds[0]), FRAMES)
+        cases = list(pool.map(case_of, *zip(*product(seeds, names, (FRAMES, BOXES)), strict=True)))
+        cases.sort(key=lambda case: (case.equal != FRAMES, case.seed))
         for each in made:
             each.result()
         before = pool.submit(starter).result()

@@ -17,9 +17,9 @@ class Look:
 
     `index` counts from 0 in the stream, `at_s` is stream time. `seen` are the detections of the first pass, candidates down to 0.03;
     `shifted` those of the same model on the input shifted by half a stride, `flipped` with left and right exchanged. `size_bytes` is that
-    of the JPEG that would be sent. `truth_boxes_xyxy_px` (M, 4), `truth_classes` (M,) and `truth_tracks` (M,), unique over the whole stream,
-    are what is really there; `truth_hard` (M,) marks what is too small or too hidden to be asked of a detector: not to see it is no error,
-    and neither is to see it.
+    of the JPEG that would be sent. `truth_boxes_xyxy_px` (M, 4), `truth_classes` (M,) and `truth_tracks` (M,), unique over the whole
+    stream, are what is really there; `truth_hard` (M,) marks what is too small or too hidden to be asked of a detector: it is no error not
+    to see it, and none to see it.
     """
 
     index: int

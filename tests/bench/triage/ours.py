@@ -23,7 +23,9 @@ from edgecase_models.policy import SecondMember
 from edgecase_models.strategy import Strategy
 
 UNSEEN = 16 / 384
-RULES = Rules(window_s=24.0, gap_s=2.2, leaders=24)
+RULES = Rules(window_s=60.0, gap_s=1.8, leaders=48)
+"""A window as long as four scenes, so that more goes to the bad ones; half a scene's step between picks."""
+
 EPOCH = datetime(2026, 1, 1, tzinfo=UTC)
 
 
@@ -88,7 +90,7 @@ class Ours:
     calibration: Calibration = identity
     strategy: Strategy = Strategy.EDE
     committee: bool = True
-    member: SecondMember = SecondMember.SHIFTED
+    member: SecondMember = SecondMember.FLIPPED
     share: float = 0.2
     streaming: bool = True
 
