@@ -49,6 +49,8 @@ __all__ = [
     "Share",
     "Strategy",
     "Trigger",
+    "check_committee",
+    "check_travels",
     "known_fields",
     "read_policy",
 ]
@@ -441,6 +443,25 @@ def read_policy(path: Path) -> Policy:
         raise PolicyError(str(error)) from error
     make_absolute(content, [("committee", "bundle")], path.absolute().parent)
     return _validated(content, path.name)
+
+
+def check_committee(policy: Policy) -> None:
+    """Raises `PolicyError` for a committee beside a strategy that it does not refine; one that is only there by default gives way."""
+    strategy, chosen = policy.selection.strategy, policy.committee
+    if strategy is not Strategy.EDE and "share" in chosen.model_fields_set and chosen.share:
+        raise PolicyError(
+            f'a committee refines "ede": set committee.share = 0, or selection.strategy to it, not "{strategy}"'
+        )
+
+
+def check_travels(policy: Policy) -> None:
+    """Raises `PolicyError` for what means something only where the policy was written, or nothing anywhere."""
+    check_committee(policy)
+    if policy.committee.bundle is not None:
+        raise PolicyError(
+            f"committee.bundle names {policy.committee.bundle}, a file that no device has; "
+            f'set committee.member = "{SecondMember.CANDIDATE}", or name the bundle in each device\'s own settings'
+        )
 
 
 def known_fields(model: type[BaseModel] = Policy, prefix: str = "") -> Iterator[tuple[str, FieldInfo]]:

@@ -171,7 +171,10 @@ class Balance(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Status(Message, frozen=True, kw_only=True, tag="status"):
-    """Device -> cloud, retained; the broker sends it with `online` false as the device's last will."""
+    """Device -> cloud, retained; the broker sends it with `online` false as the device's last will.
+
+    `policy_digest`: the policy in force, be it the device's own or one over the air. `policy_problem`: why the one over the air is not.
+    """
 
     device: DeviceId
     online: bool
@@ -187,12 +190,18 @@ class Status(Message, frozen=True, kw_only=True, tag="status"):
     bytes_sent: Count = 0
     spool_bytes: Count = 0
     balance: Balance = Balance()
+    policy_digest: Digest | UnsetType = UNSET
+    policy_problem: Text | UnsetType = UNSET
 
 
 class Poke(Message, frozen=True, kw_only=True, tag="poke"):
-    """Cloud -> device, retained: look for a release. It carries no authority; the signed metadata does."""
+    """Cloud -> device, retained: look for a release. It carries no authority; the signed metadata does.
+
+    `policy` is another number whenever a policy was published or withdrawn; left out before the first.
+    """
 
     release: Count
+    policy: Count | UnsetType = UNSET
 
 
 Up = Offer | Stored | Status

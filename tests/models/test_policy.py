@@ -27,6 +27,7 @@ from edgecase_models.policy import (
     SelectionPolicy,
     Strategy,
     Trigger,
+    check_travels,
     known_fields,
     read_policy,
 )
@@ -109,6 +110,19 @@ def test_budgets_survive_the_journey(limits: dict) -> None:
     arrived = Policy.from_json(policy.to_json())
     assert arrived == policy
     assert arrived.selection.budget.each() == Limits(**limits).each()
+
+
+@pytest.mark.parametrize(
+    ("content", "cure"),
+    [
+        ("committee.bundle = 'other.tar'", 'set committee.member = "candidate"'),
+        ("selection.strategy = 'margin'\ncommittee.share = 0.5", "set committee.share = 0"),
+    ],
+)
+def test_what_no_device_could_follow_does_not_travel(tmp_path: Path, content: str, cure: str) -> None:
+    with pytest.raises(PolicyError, match=cure):
+        check_travels(read(tmp_path, content))
+    check_travels(read(tmp_path, "selection.strategy = 'margin'"))
 
 
 def test_an_empty_file_is_the_default_policy(tmp_path: Path) -> None:
