@@ -6,13 +6,14 @@ import os
 import threading
 import time
 from contextlib import suppress
-from typing import TYPE_CHECKING
+from functools import partial
+from typing import TYPE_CHECKING, Final
 
 import structlog
 
 from edgecase_agent import log as logs
 from edgecase_agent import status
-from edgecase_agent.settings import AgentSettings, Enrolment, SettingsError, device_of, load_enrolment
+from edgecase_agent.settings import AgentSettings, Enrolment, SettingsError, device_of, load_enrolment, names_of
 from edgecase_agent.slots import SlotError, Slots
 from edgecase_agent.spool import DiskFull, Spool
 from edgecase_agent.spool_open import SpoolError
@@ -24,7 +25,10 @@ if TYPE_CHECKING:
     from edgecase_agent.uplink import Uplink
     from edgecase_agent.watch import Watch
     from edgecase_models.detector import Runtime
+    from edgecase_models.policy import Policy
 
+POLICIES: Final = "policy"
+"""The folder of the accepted policy, in the data folder."""
 _REPORT_S = 1.0
 _LAST_UPLOADS_S = 3.0
 _DISK_FULL_S = 5.0
@@ -49,13 +53,17 @@ def fatal_to_watch() -> tuple[type[Exception], ...]:
 
 
 def a_watch(settings: AgentSettings, spool: Spool) -> Watch:
-    """Source, model, judge and sink as configured. `PolicyError` where the policy asks what the model placed by hand cannot give; one that
-    was released must not stop the camera.
+    """Source, model, judge and sink as configured, the judge by the accepted policy where there is one.
+
+    `PolicyError` where the settings ask what the model placed by hand cannot give; one that was released must not stop the camera.
     """
     from edgecase_agent import watch_status
     from edgecase_agent.by_policy import a_judge, must_suit, rules_of
+    from edgecase_agent.in_force import InForce
+    from edgecase_agent.judge import Judge
+    from edgecase_agent.orders import PolicyFile
     from edgecase_agent.running import OtherSlot
-    from edgecase_agent.selection import Selection
+    from edgecase_agent.selection import Selection, SelectionState
     from edgecase_agent.source import open_source
     from edgecase_agent.telemetry import Telemetry
     from edgecase_agent.watch import Shot, Watch, WatchOptions
@@ -76,13 +84,19 @@ def a_watch(settings: AgentSettings, spool: Spool) -> Watch:
         jpeg_sample_every=settings.jpeg.sample_every,
     )
     other = OtherSlot(slots, runtime)
-    rules = rules_of(settings.policy)
-    selection = Selection(rules, watch_status.read_selection(state, rules), Shot.compact)
-    device = device_of(settings, load_enrolment(settings))
-    judge = a_judge(settings.policy, selection, runtime, device, settings.cohorts, other.current)
+    enrolment = load_enrolment(settings)
+    device = device_of(settings, enrolment)
+
+    def make(policy: Policy, spent: SelectionState | None) -> Judge[Shot]:
+        rules = rules_of(policy)
+        selection = Selection(rules, spent or watch_status.read_selection(state, rules), Shot.compact)
+        return a_judge(policy, selection, runtime, device, settings.cohorts, other.current)
+
+    follows = enrolment is not None and settings.update.policies
+    in_force = InForce(settings.policy, make, PolicyFile(settings.data / POLICIES) if follows else None)
     told = settings.telemetry
     telemetry = None if told.file is None else Telemetry(told.file, told.max_age_s)
-    return Watch(source, model, judge, spool, state, options, telemetry)
+    return Watch(source, model, in_force.start(), spool, state, options, telemetry, in_force)
 
 
 def a_model(settings: AgentSettings, runtime: Runtime) -> RunningModel:
@@ -137,7 +151,7 @@ def uplink(settings: AgentSettings, stopped: threading.Event) -> None:
             link,
             uploads,
             status=lambda at, session: status.message(data, who.device, spool, at, session),
-            poked=lambda release: note_poke(state, release),
+            poked=lambda poke: note_poke(state, poke),
             window=chosen.in_flight,
             status_every_s=chosen.status_every_s,
         )
@@ -169,32 +183,38 @@ def uplink(settings: AgentSettings, stopped: threading.Event) -> None:
 
 
 def update(settings: AgentSettings, stopped: threading.Event) -> None:
-    """Fetch newer models."""
+    """Fetch newer models and policies."""
+    from edgecase_agent.orders import Orders, PolicyFile
     from edgecase_agent.trust import Trust
-    from edgecase_agent.update import NotDue, Update, trial_in_a_child
+    from edgecase_agent.update import NotDue, Refused, Update, trial_in_a_child
 
     logs.configure("update", settings.log_level)
     who, chosen, data = _enrolled(settings), settings.update, settings.data
     state = data / status.STATE
     state.mkdir(parents=True, exist_ok=True)
-    hub = Trust(data / "trust", who.hub_url, who.root, max_bundle_bytes=chosen.max_bundle_bytes)
-    loop = Update(
-        Slots(data / "slots"),
-        hub,
-        state,
-        lambda part, running: trial_in_a_child(
-            part,
-            running,
-            threads=settings.model.threads,
-            providers=settings.model.providers,
-            timeout_s=chosen.trial_timeout_s,
-        ),
-        poll_s=chosen.poll_s,
+    hub = Trust(
+        data / "trust", who.hub_url, who.root, max_bundle_bytes=chosen.max_bundle_bytes, cohorts=names_of(settings, who)
     )
+    trial = partial(
+        trial_in_a_child,
+        threads=settings.model.threads,
+        providers=settings.model.providers,
+        timeout_s=chosen.trial_timeout_s,
+    )
+    orders = Orders(PolicyFile(data / POLICIES), partial(trial, command="try-policy")) if chosen.policies else None
+    loop = Update(Slots(data / "slots"), hub, state, trial, orders, poll_s=chosen.poll_s)
     while not stopped.is_set():
         outcome = loop.step(time.monotonic())
         if not isinstance(outcome, NotDue):
-            said = status.UpdateReport(at=wire.now(), pid=os.getpid(), outcome=outcome.name, why=outcome.why)
+            policy = loop.policy
+            said = status.UpdateReport(
+                at=wire.now(),
+                pid=os.getpid(),
+                outcome=outcome.name,
+                why=outcome.why,
+                policy="" if isinstance(policy, NotDue) else f"{policy.name}: {policy.why}",
+                policy_refused=policy.why if isinstance(policy, Refused) else "",
+            )
             status.write(state / status.UPDATE, said)
         stopped.wait(1.0)
 

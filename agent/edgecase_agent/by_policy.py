@@ -12,7 +12,7 @@ from edgecase_agent.running import Model
 from edgecase_agent.selection import Selection
 from edgecase_models.bundle import Bundle
 from edgecase_models.detector import Runtime
-from edgecase_models.policy import Policy, PolicyError, SecondMember
+from edgecase_models.policy import Policy, PolicyError, SecondMember, check_committee
 from edgecase_models.strategy import Strategy, Trigger
 
 T = TypeVar("T")
@@ -91,12 +91,9 @@ def rules_of(policy: Policy) -> Rules:
 
 def a_committee(policy: Policy, runtime: Runtime, candidate: Callable[[], Loaded | None]) -> Committee | None:
     """The second member and its cascade, or None where there is to be none."""
-    chosen, strategy = policy.committee, policy.selection.strategy
-    if strategy is not Strategy.EDE and "share" in chosen.model_fields_set and chosen.share:
-        raise PolicyError(
-            f'a committee refines "ede": set committee.share = 0, or selection.strategy to it, not "{strategy}"'
-        )
-    if strategy is not Strategy.EDE or not chosen.share:
+    check_committee(policy)
+    chosen = policy.committee
+    if policy.selection.strategy is not Strategy.EDE or not chosen.share:
         return None
     cascade = Cascade(chosen.share, chosen.random_share, seed=policy.selection.seed, compute_share=chosen.compute_share)
     return Committee(cascade, _member(policy, runtime, candidate))

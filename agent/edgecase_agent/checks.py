@@ -15,7 +15,15 @@ from typing import TYPE_CHECKING, Final
 import msgspec
 
 from edgecase_agent import durable
-from edgecase_agent.settings import AgentSettings, Enrolment, SettingsError, device_of, load_enrolment, load_settings
+from edgecase_agent.settings import (
+    AgentSettings,
+    Enrolment,
+    SettingsError,
+    device_of,
+    load_enrolment,
+    load_settings,
+    names_of,
+)
 
 if TYPE_CHECKING:
     from edgecase_models.bundle import Bundle
@@ -216,15 +224,20 @@ def _hub(settings: AgentSettings, enrolment: Enrolment) -> str:
     from edgecase_agent.trust import Trust, Unreachable, Untrusted
 
     with tempfile.TemporaryDirectory(prefix="edgecase-check-") as name:
-        trust = Trust(Path(name), enrolment.hub_url, enrolment.root, max_bundle_bytes=settings.update.max_bundle_bytes)
+        chosen = settings.update
+        trust = Trust(
+            Path(name),
+            enrolment.hub_url,
+            enrolment.root,
+            max_bundle_bytes=chosen.max_bundle_bytes,
+            cohorts=names_of(settings, enrolment),
+        )
         try:
-            found = trust.look()
+            channel = trust.look().channel()
         except Unreachable as error:
             raise _Wrong(f"{enrolment.hub_url}: cannot be reached ({error}); is the cloud running?") from error
         except Untrusted as error:
             raise _Wrong(f"{enrolment.hub_url}: {error}; check the clock, then copy the enrolment again") from error
-    if found is None:
+    if channel is None:
         return f"{enrolment.hub_url}: trusted; nothing was released yet"
-    return (
-        f"{enrolment.hub_url}: trusted; release {found.channel.release} is {found.channel.name} {found.channel.version}"
-    )
+    return f"{enrolment.hub_url}: trusted; release {channel.release} is {channel.name} {channel.version}"

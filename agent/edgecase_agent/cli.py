@@ -17,6 +17,7 @@ from edgecase_agent.replay_cli import replay
 if TYPE_CHECKING:
     from edgecase_agent.settings import AgentSettings
     from edgecase_agent.status import Overview
+    from edgecase_agent.update import Findings
 
 WRONG_INPUT = 2
 
@@ -143,7 +144,7 @@ def uplink(config: Config, parent: Parent = 0) -> None:
 
 @app.command(hidden=True)
 def update(config: Config, parent: Parent = 0) -> None:
-    """The loop that fetches models."""
+    """The loop that fetches models and policies."""
     from edgecase_agent import assemble
 
     _loop(config, parent, assemble.update, assemble.FATAL)
@@ -158,14 +159,40 @@ def try_bundle(
     provider: Annotated[list[str] | None, typer.Option()] = None,
 ) -> None:
     """Whether a bundle may run in place of another, as JSON; the model may take this process down."""
+    from edgecase_agent.update import try_bundle as tried
+
+    _try(tried, bundle, running, parent, threads, provider)
+
+
+@app.command("try-policy", hidden=True)
+def try_policy(
+    policy: Path,
+    running: Path,
+    parent: Parent = 0,
+    threads: Annotated[int, typer.Option(min=1)] = 1,
+    provider: Annotated[list[str] | None, typer.Option()] = None,
+) -> None:
+    """Whether a policy may be followed with the bundle that runs, as JSON; its conditions may take this process down."""
+    from edgecase_agent.orders import try_policy as tried
+
+    _try(tried, policy, running, parent, threads, provider)
+
+
+def _try(
+    tried: Callable[..., Findings],
+    content: Path,
+    running: Path,
+    parent: int,
+    threads: int,
+    providers: list[str] | None,
+) -> None:
     import msgspec
 
     from edgecase_agent.supervisor import die_with
-    from edgecase_agent.update import try_bundle as tried
 
     if parent:
         die_with(parent)
-    findings = tried(bundle, running, threads=threads, providers=provider or ["CPUExecutionProvider"])
+    findings = tried(content, running, threads=threads, providers=providers or ["CPUExecutionProvider"])
     sys.stdout.buffer.write(msgspec.json.encode(findings))
 
 

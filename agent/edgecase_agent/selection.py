@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from edgecase_agent.budget import Budget, BudgetState, Cost, Purse, PurseState
 from edgecase_agent.context import Company, Context
 from edgecase_agent.fingerprint import Fingerprint
-from edgecase_agent.rules import Rules
+from edgecase_agent.rules import DAY_S, Rules
 from edgecase_agent.scoring import Novelty
 from edgecase_models.wire import Reason
 
@@ -166,6 +166,7 @@ class Selection(Generic[T]):
             name: Budget(quota.limit, quota.period_s, quota.limit, state.quotas.get(name) if state else None)
             for name, quota in {**rules.quotas, **rules.called}.items()
         }
+        self._resting = {name: left for name, left in state.quotas.items() if name not in self._quotas} if state else {}
         self._precedence = sorted(rules.called, key=lambda name: -rules.called[name].priority)
         self._called_most = min(rules.leaders, 1 + math.ceil(burst))
         self._audit_limit = 1 + rules.audit_share * max(1.0, burst)
@@ -204,8 +205,13 @@ class Selection(Generic[T]):
         return cls(rules, state)
 
     def state(self) -> SelectionState:
-        """What to store so that a restart cannot overspend."""
-        quotas = {name: quota.state() for name, quota in self._quotas.items()}
+        """What to store so that neither a restart nor other rules can overspend.
+
+        A quota that these rules do not know is kept for the day that it may still be asked about.
+        """
+        now_s = self._clock_s or 0.0
+        quotas = {name: left for name, left in self._resting.items() if now_s - left.at_s < DAY_S}
+        quotas |= {name: quota.state() for name, quota in self._quotas.items()}
         return SelectionState(purse=self._purse.state(), audit=self._audit, quotas=quotas, beside=self._beside)
 
     def offer(self, candidate: Candidate[T], now_s: float) -> Held | Skip:

@@ -105,12 +105,16 @@ class UplinkSettings(Section):
 
 
 class UpdateSettings(Section):
-    """How new models arrive."""
+    """How new models and policies arrive."""
 
     poll_s: float = Field(default=60.0, ge=1, le=86_400, description="How often the hub is asked; a poke asks at once.")
     max_bundle_bytes: int = Field(default=500_000_000, ge=1000, description="A larger model is not fetched.")
     trial_timeout_s: float = Field(
-        default=120.0, ge=1, le=3600, description="A model whose trial takes longer is refused."
+        default=120.0, ge=1, le=3600, description="A model or a policy whose trial takes longer is refused."
+    )
+    policies: bool = Field(
+        default=True,
+        description="A policy from the hub takes the place of selection, committee and campaigns here; false keeps these.",
     )
 
 
@@ -130,7 +134,7 @@ class AgentSettings(BaseSettings):
     cohorts: tuple[DeviceId, ...] = Field(
         default=(),
         max_length=100,
-        description="Names of groups that it belongs to, for campaigns that are for some only.",
+        description="Names of groups that it belongs to, for campaigns, policies and models that are for some only.",
     )
     data: Path = Field(default=Path("data"), description="The folder that this device writes to.")
     enrolment: Path | None = Field(
@@ -227,6 +231,11 @@ def load_enrolment(settings: AgentSettings) -> Enrolment | None:
 def device_of(settings: AgentSettings, enrolment: Enrolment | None) -> str:
     """The device's id: that of its enrolment, else what the settings call it, else empty."""
     return enrolment.device if enrolment is not None else settings.device or ""
+
+
+def names_of(settings: AgentSettings, enrolment: Enrolment) -> tuple[str, ...]:
+    """The names under which something may be meant for this device: its id, then its cohorts."""
+    return device_of(settings, enrolment), *settings.cohorts
 
 
 def known_keys() -> Iterator[str]:

@@ -27,6 +27,8 @@ def lines(seen: Overview, now: datetime) -> Iterator[tuple[str, str]]:
     """Names and what is to say of each; those called `PROBLEM` want a person."""
     watched = seen.watch
     yield "model", _model(seen)
+    if watched.get("policy"):
+        yield "policy", f"{watched['policy']} ({watched.get('policy_digest', '')[:12]})"
     if watched:
         yield from _watch(watched, now)
     else:
@@ -37,7 +39,9 @@ def lines(seen: Overview, now: datetime) -> Iterator[tuple[str, str]]:
         yield "uplink", _stopped(seen.uplink.at, now) or _uplink(seen.uplink)
     if seen.update is not None:
         yield "update", f"{seen.update.outcome}: {seen.update.why} ({_utc(seen.update.at)})"
-    for name in ("model_failure", "strategy_failure", "telemetry_problem", "problem"):
+    if seen.update is not None and seen.update.policy_refused:
+        yield PROBLEM, seen.update.policy_refused
+    for name in ("model_failure", "policy_failure", "strategy_failure", "telemetry_problem", "problem"):
         if watched.get(name):
             yield PROBLEM, str(watched[name])
     for event in seen.events[:_MOST_EVENTS]:

@@ -28,6 +28,8 @@ class WatchReport(msgspec.Struct, frozen=True):
     frames_per_s: float = 0.0
     jpeg_bytes_seen: wire.Count = 0
     running_digest: Annotated[str, msgspec.Meta(pattern=r"^([0-9a-f]{64})?\Z")] = ""
+    policy_digest: Annotated[str, msgspec.Meta(pattern=r"^([0-9a-f]{64})?\Z")] = ""
+    policy_failure: str = ""
 
 
 class UplinkReport(msgspec.Struct, frozen=True, kw_only=True):
@@ -43,12 +45,17 @@ class UplinkReport(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class UpdateReport(msgspec.Struct, frozen=True, kw_only=True):
-    """`update.json`: what the update loop last came to, in one word and in a sentence."""
+    """`update.json`: what the update loop last came to, in one word and in a sentence; `policy`, what it came to with policies.
+
+    `policy_refused`: why the hub's policy is not to be followed here.
+    """
 
     at: datetime
     pid: int
     outcome: str
     why: str = ""
+    policy: str = ""
+    policy_refused: str = ""
 
 
 def read(path: Path, kind: type[T]) -> T | None:
@@ -74,6 +81,7 @@ def message(data: Path, device: str, spool: Spool, at: datetime, session: str, *
     watch = read(state / WATCH, WatchReport) or WatchReport()
     update = read(state / UPDATE, UpdateReport)
     said = "" if update is None else f"{update.outcome}: {update.why}".rstrip(": ")
+    problem = watch.policy_failure or ("" if update is None else update.policy_refused)
     return wire.Status(
         device=device,
         online=online,
@@ -89,6 +97,8 @@ def message(data: Path, device: str, spool: Spool, at: datetime, session: str, *
         bytes_sent=spool.bytes_sent,
         spool_bytes=spool.bytes_on_disk,
         balance=spool.balance(),
+        policy_digest=watch.policy_digest or msgspec.UNSET,
+        policy_problem=problem[:200] or msgspec.UNSET,
     )
 
 

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Annotated, Any, Final
 
@@ -19,9 +18,10 @@ from tuf.ngclient.urllib3_fetcher import Urllib3Fetcher
 from urllib3.exceptions import HTTPError
 
 from edgecase_agent import durable
+from edgecase_models.policy import MAX_POLICY_BYTES
 from edgecase_models.wire import Digest
 
-CHANNEL: Final = "channels/default.json"
+DEFAULT_COHORT: Final = "default"
 MAX_CHANNEL_BYTES: Final = 16_384
 _STALL_S: Final = 20
 _SLOWEST_BYTES_PER_S: Final = 2_000
@@ -53,26 +53,22 @@ class _Custom(msgspec.Struct, frozen=True):
     digest: Digest
 
 
-@dataclass(frozen=True)
-class Found:
-    """A signed channel; `fetch` takes it to get the model that it names."""
-
-    channel: Channel
-    updater: Updater
-
-
 class Trust:
-    """The signed repository of a hub. One process at a time may use the folder.
+    """The signed repository of a hub. One process at a time may use the folder. Of `cohorts` the first that has a file of its own counts,
+    then that of all devices.
 
     `root` is the trust root that the device was enrolled with. The library writes without syncing, so what it wrote is synced here: a
     cache lost at a power cut would accept a repository rolled back to an older state.
     """
 
-    def __init__(self, folder: Path, hub_url: str, root: bytes, *, max_bundle_bytes: int) -> None:
+    def __init__(
+        self, folder: Path, hub_url: str, root: bytes, *, max_bundle_bytes: int, cohorts: Sequence[str] = ()
+    ) -> None:
         self._folder = folder
         self._hub_url = hub_url.rstrip("/")
         self._root = root
         self._max_bundle_bytes = max_bundle_bytes
+        self._cohorts = tuple(dict.fromkeys((*cohorts, DEFAULT_COHORT)))
         self._metadata = folder / "metadata"
         self._targets = folder / "targets"
         for path in (self._metadata, self._targets):
@@ -80,8 +76,8 @@ class Trust:
             for leftover in path.glob("tmp*"):
                 leftover.unlink()
 
-    def look(self) -> Found | None:
-        """The newest signed channel, None where nothing was released yet. Raises `Unreachable` or `Untrusted`."""
+    def look(self) -> Signed:
+        """What the hub has signed by now. Raises `Unreachable` or `Untrusted`."""
         with _translated("metadata"):
             updater = Updater(
                 str(self._metadata),
@@ -93,30 +89,45 @@ class Trust:
                 bootstrap=self._root,
             )
             updater.refresh()
-            target = updater.get_targetinfo(CHANNEL)
             durable.sync_tree(self._metadata)
-            if target is None:
-                return None
-            if target.length > MAX_CHANNEL_BYTES:
-                raise Untrusted(f"{CHANNEL} has {target.length} bytes, more than {MAX_CHANNEL_BYTES}")
-            path = self._targets / "channel.json"
-            if updater.find_cached_target(target, str(path)) is None:
-                updater.download_target(target, str(path))
-        try:
-            return Found(msgspec.json.decode(path.read_bytes(), type=Channel), updater)
-        except msgspec.MsgspecError as error:
-            raise Untrusted(f"{CHANNEL} cannot be read: {error}") from error
+        return Signed(updater, self._metadata, self._targets, self._cohorts, self._max_bundle_bytes)
 
-    def fetch(self, found: Found, part: Path) -> None:
-        """Write the channel's model to `part`, whole, verified and synced. Raises `Unreachable` or `Untrusted`."""
-        channel = found.channel
+
+class Signed:
+    """One state of the repository: all that is asked of it fits together. Every method raises `Unreachable` or `Untrusted`."""
+
+    def __init__(
+        self, updater: Updater, metadata: Path, targets: Path, cohorts: Sequence[str], max_bundle_bytes: int
+    ) -> None:
+        """`cohorts`: whose files count; the first that has one."""
+        self._updater = updater
+        self._metadata = metadata
+        self._targets = targets
+        self._cohorts = cohorts
+        self._max_bundle_bytes = max_bundle_bytes
+
+    def channel(self) -> Channel | None:
+        """What this device is to run; None where nothing was released yet."""
+        name, content = self._of_the_cohort("channels", MAX_CHANNEL_BYTES)
+        if content is None:
+            return None
+        try:
+            return msgspec.json.decode(content, type=Channel)
+        except msgspec.MsgspecError as error:
+            raise Untrusted(f"{name} cannot be read: {error}") from error
+
+    def policy(self) -> bytes | None:
+        """The policy that this device is to follow, as it travels; None where it is to follow its own."""
+        return self._of_the_cohort("policies", MAX_POLICY_BYTES)[1]
+
+    def fetch(self, channel: Channel, part: Path) -> None:
+        """Write the channel's model to `part`, whole, verified and synced."""
         with _translated(channel.target):
-            target = found.updater.get_targetinfo(channel.target)
-            durable.sync_tree(self._metadata)
+            target = self._target(channel.target)
             _check(target, channel, self._max_bundle_bytes)
             assert target is not None, "checked"
             try:
-                found.updater.download_target(target, str(part))
+                self._updater.download_target(target, str(part))
             except BaseException:
                 part.unlink(missing_ok=True)
                 raise
@@ -124,11 +135,32 @@ class Trust:
             durable.sync_file(file.fileno(), part)
             target.verify_length_and_hashes(file)
 
+    def _of_the_cohort(self, folder: str, max_bytes: int) -> tuple[str, bytes | None]:
+        """The name and content of the cohort's file in a folder of small files; None where there is none."""
+        for cohort in self._cohorts:
+            name = f"{folder}/{cohort}.json"
+            with _translated(name):
+                target = self._target(name)
+                if target is None:
+                    continue
+                if target.length > max_bytes:
+                    raise Untrusted(f"{name} has {target.length:,} bytes, more than {max_bytes:,}")
+                path = self._targets / f"{folder}.json"
+                if self._updater.find_cached_target(target, str(path)) is None:
+                    self._updater.download_target(target, str(path))
+                return name, path.read_bytes()
+        return "", None
+
+    def _target(self, name: str) -> TargetFile | None:
+        target = self._updater.get_targetinfo(name)
+        durable.sync_tree(self._metadata)
+        return target
+
 
 def _check(target: TargetFile | None, channel: Channel, max_bytes: int) -> None:
     """Both keys must say the same: the channel's which model, the release key's what that model is."""
     if target is None:
-        raise Untrusted(f"{CHANNEL} names {channel.target}, which nobody has signed")
+        raise Untrusted(f"the channel names {channel.target}, which nobody has signed")
     if target.length > max_bytes:
         raise Untrusted(f"{channel.target} has {target.length} bytes, more than update.max_bundle_bytes = {max_bytes}")
     try:
@@ -136,7 +168,7 @@ def _check(target: TargetFile | None, channel: Channel, max_bytes: int) -> None:
     except msgspec.MsgspecError as error:
         raise Untrusted(f"{channel.target} is signed without release and digest: {error}") from error
     if (custom.release, custom.digest) != (channel.release, channel.digest):
-        raise Untrusted(f"{CHANNEL} and the signature of {channel.target} name different releases or digests")
+        raise Untrusted(f"the channel and the signature of {channel.target} name different releases or digests")
     if target.hashes.get("sha256") != channel.digest:
         raise Untrusted(f"{channel.target} is signed with another sha256 than its digest")
 

@@ -128,7 +128,7 @@ class Uplink:
         uploads: Uploads,
         *,
         status: Callable[[datetime, str], wire.Status],
-        poked: Callable[[int], None],
+        poked: Callable[[wire.Poke], None],
         window: int = 16,
         status_every_s: float = 5.0,
         chance: Random | None = None,
@@ -180,7 +180,7 @@ class Uplink:
 
     def _received(self, message: wire.Down, now: Moment) -> Outcome:
         if isinstance(message, wire.Poke):
-            self._poked(message.release)
+            self._poked(message)
             return Worked("poked")
         self._answered_s = now.monotonic_s
         if isinstance(message, wire.Grant):

@@ -21,7 +21,7 @@ from edgecase_agent.frames import FrameMeta, boot_id, new_frame_id
 from edgecase_agent.judge import Judge, Shown
 from edgecase_agent.latest import Nothing, feed_of
 from edgecase_agent.running import Model, RunningModel
-from edgecase_agent.selection import Keep, Skip
+from edgecase_agent.selection import Keep, SelectionState, Skip
 from edgecase_agent.source import Frame, Picture, Source
 from edgecase_agent.spool import Put, PutResult, SpoolError
 from edgecase_agent.telemetry import Telemetry
@@ -29,6 +29,7 @@ from edgecase_agent.watch_status import Stages, WatchStatus
 from edgecase_models import wire
 from edgecase_models.detections import Detections, Features
 from edgecase_models.facts import Facts
+from edgecase_models.policy import Policy
 
 log = structlog.get_logger()
 
@@ -50,6 +51,20 @@ class Sink(Protocol):
     """Where kept frames go; `spool.Spool` in production."""
 
     def put(self, jpeg: bytes, meta: FrameMeta) -> PutResult: ...
+
+
+class Commander(Protocol):
+    """Who says by which policy frames are judged; `in_force.InForce` in production."""
+
+    @property
+    def policy(self) -> Policy: ...
+
+    @property
+    def failure(self) -> str: ...
+
+    def poll(self) -> bool: ...
+
+    def judge(self, spent: SelectionState | None) -> Judge[Shot] | None: ...
 
 
 @dataclass(frozen=True)
@@ -150,17 +165,19 @@ class Watch:
         state: Path,
         options: WatchOptions = WatchOptions(),
         telemetry: Telemetry | None = None,
+        commander: Commander | None = None,
         *,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         """`state` is the folder of `watch.json` and `selection.json`; the counts of an earlier run are gone on from. `telemetry` tells what
-        the vehicle says of itself.
+        the vehicle says of itself; `commander` gives another judge when another policy is to be followed, None for never.
         """
         state.mkdir(parents=True, exist_ok=True)
         self._source = source
         self._model = model
         self._judge = judge
         self._selection = judge.selection
+        self._commander = commander
         self._telemetry = telemetry
         self._sink = sink
         self._state = state
@@ -187,11 +204,13 @@ class Watch:
         if isinstance(taken, Frame):
             self._took_ms = {"wait": (perf_counter() - start) * 1e3}
             self._now_s = taken.captured_at.timestamp()
+            self._obey()
             self._see(taken)
             self._settle()
             self._stages.add(**self._took_ms)
         elif taken is Nothing.YET:
             self._now_s = time.time()
+            self._obey()
             self._settle()
         if self._clock() - self._reported[0] >= self._options.status_every_s:
             self._report()
@@ -212,6 +231,9 @@ class Watch:
         status.strategy = self._judge.strategy.value
         if self._telemetry is not None:
             status.telemetry, status.telemetry_problem = self._telemetry.counts, self._telemetry.problem
+        if self._commander is not None:
+            status.policy, status.policy_digest = self._commander.policy.name, self._commander.policy.digest
+            status.policy_failure = self._commander.failure
         status.stages_ms = self._stages.means()
         return status
 
@@ -226,6 +248,21 @@ class Watch:
             self._settle(ending=True)
             self._remember_budgets()
         self._report()
+
+    # ---- the policy --------------------------------------------------------------------------------------------
+
+    def _obey(self) -> None:
+        """Let another policy take over between two frames. What the window holds is decided on by the policy that held it, and what was
+        spent stays spent.
+        """
+        if self._commander is None or not self._commander.poll():
+            return
+        self._settle(ending=True)
+        judge = self._commander.judge(self._selection.state())
+        if judge is not None:
+            self._without_chance_before += self._judge.without_chance
+            self._judge, self._selection = judge, judge.selection
+            self._remember_budgets()
 
     # ---- one frame ---------------------------------------------------------------------------------------------
 

@@ -87,6 +87,9 @@ class WatchStatus(msgspec.Struct, kw_only=True):
     model_failure: str = ""
     strategy: str = ""
     strategy_failure: str = ""
+    policy: str = ""
+    policy_digest: str = ""
+    policy_failure: str = ""
     selected: int = 0
     audited: int = 0
     beside: int = 0
@@ -109,7 +112,7 @@ def go_on_from(state: Path) -> WatchStatus:
         last = WatchStatus(at=wire.now())
     last.at, last.pid = wire.now(), os.getpid()
     last.passed, last.problem, last.model_failure, last.strategy_failure, last.swaps = {}, "", "", "", 0
-    last.telemetry, last.telemetry_problem = None, ""
+    last.telemetry, last.telemetry_problem, last.policy_failure = None, "", ""
     return last
 
 

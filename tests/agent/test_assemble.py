@@ -8,14 +8,16 @@ from pathlib import Path
 
 import pytest
 
-from edgecase_agent import assemble
+from edgecase_agent import assemble, status
+from edgecase_agent.orders import PolicyFile
 from edgecase_agent.settings import AgentSettings, load_settings
 from edgecase_agent.slots import SlotError, Slots
 from edgecase_agent.spool import Spool
 from edgecase_agent.watch import Outcome
+from edgecase_models import wire
 from edgecase_models.bundle import Bundle
 from edgecase_models.detector import Runtime
-from edgecase_models.policy import PolicyError
+from edgecase_models.policy import Policy, PolicyError
 from support.bundles import a_bundle
 from support.pictures import a_folder
 
@@ -115,3 +117,38 @@ def test_the_settings_reach_the_watch_and_its_frames_the_spool(tmp_path: Path, s
         meta = spool.meta(entries[0])
         assert (meta.camera, meta.model_digest, meta.classes) == ("gate", seed.digest, ["red", "green"])
         assert watch.status.second_looks > 0
+
+
+@pytest.mark.parametrize(
+    ("more", "follows"),
+    [("", True), ("[update]\npolicies = false\n", False)],
+    ids=["followed", "switched off"],
+)
+def test_an_accepted_policy_is_followed_and_told_to_the_cloud_unless_the_settings_say_otherwise(
+    tmp_path: Path, seed: Bundle, more: str, follows: bool
+) -> None:
+    a_folder(tmp_path / "pictures", 3)
+    enrolment = tmp_path / "enrolment"
+    enrolment.mkdir()
+    device = {"device": "van-1", "mqtt_host": "h", "mqtt_port": 1, "mqtt_username": "u", "hub_url": "http://h"}
+    (enrolment / "device.toml").write_text("".join(f"{key} = {json.dumps(value)}\n" for key, value in device.items()))
+    for name in ("password", "root.json"):
+        (enrolment / name).write_text("x")
+    settings = configured(tmp_path, more).model_copy(update={"enrolment": enrolment})
+    campaign = {"name": "vans", "when": 'device == "van-1"', "quota_per_day": 9, "cohort": ["van-*"]}
+    policy = Policy.model_validate(
+        {"name": "air", "selection": {"triggers": ["campaign"], "repeat_bits": -1, "gap_s": 0}, "campaigns": [campaign]}
+    )
+    file = PolicyFile(tmp_path / assemble.POLICIES)
+    part = file.part()
+    part.write_bytes(policy.to_json())
+    file.lay_down(part)
+    with Spool(tmp_path / "spool", 10_000_000, putting=True) as spool:
+        watch = assemble.a_watch(settings, spool)
+        while watch.step() is not Outcome.ENDED:
+            pass
+        watch.close()
+        told = status.message(tmp_path, "van-1", spool, wire.now(), "s")
+        reasons = {reason.strategy for entry in spool.due(9, 0) for reason in spool.meta(entry).reasons}
+    assert told.policy_digest == (policy if follows else settings.policy).digest
+    assert ("campaign:vans" in reasons) == follows, "the device's name is that of its enrolment"

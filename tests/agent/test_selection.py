@@ -656,6 +656,19 @@ def test_a_restart_forgives_nothing() -> None:
     assert again.picks == []
 
 
+@pytest.mark.parametrize(("away_s", "picks"), [(60, 0), (86_401, 5)])
+def test_a_quota_is_not_given_again_by_rules_that_did_not_know_it(away_s: float, picks: int) -> None:
+    asking = replace(RANKED, by_rank=False, called={"campaign:a": Quota(5, 86_400)})
+    frames = [Shown({0: 0.5}, called=("campaign:a",)) for _ in range(1000)]
+    first = Stream(Selection(asking)).run(frames).end()
+    assert len(first.picks) == 5
+    other = Stream(Selection(RANKED, first.selection.state())).run([0.0, 0.0], first.times[-1], away_s)
+    other.selection.close(other.times[-1], other.size)
+    again = Stream(Selection(asking, other.selection.state())).run(frames, other.times[-1]).end()
+    assert len(again.picks) == picks
+    assert ("campaign:a" in other.selection.state().quotas) == (picks == 0)
+
+
 def test_the_state_of_another_version_is_refused_and_not_misread() -> None:
     stored = msgspec.json.encode(Selection[int](RANKED).state())
     for other in (1, 3):

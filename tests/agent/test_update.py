@@ -27,6 +27,7 @@ from edgecase_agent.update import (
     trial_in_a_child,
     try_bundle,
 )
+from edgecase_models import wire
 from edgecase_models.bundle import Bundle, sha256_of
 from support.bundles import a_bundle, expecting_more, rewritten
 from support.hub import Hub, running_hub
@@ -120,7 +121,7 @@ def test_the_hub_is_asked_once_a_poll_and_at_once_after_a_poke(tmp_path: Path, d
     asked = len(device.hub.requests)
     assert device.update.step(2.0) == NotDue(58.0)
     assert len(device.hub.requests) == asked
-    note_poke(device.state, 1)
+    note_poke(device.state, wire.Poke(release=1))
     assert device.update.step(3.0) == Switched(digest, 1)
     assert isinstance(device.update.step(4.0), NotDue), "a poke is followed once"
 

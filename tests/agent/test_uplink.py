@@ -54,7 +54,7 @@ class Bench:
         self.line = QuietLine(answer=self.cloud)
         self.porter = Porter(put)
         self.clock = Clock()
-        self.pokes: list[int] = []
+        self.pokes: list[wire.Poke] = []
         self.silent_for: set[str] = set()
         self.answers = True
         self.grant_expires_at = datetime(2100, 1, 1, tzinfo=UTC)
@@ -151,7 +151,7 @@ def test_a_declined_frame_is_let_go_and_counted(bench: Bench) -> None:
 def test_a_poke_is_handed_on(bench: Bench) -> None:
     bench.line.inbox.append(wire.Poke(release=7))
     work(bench.uplink, bench.clock)
-    assert bench.pokes == [7]
+    assert [poke.release for poke in bench.pokes] == [7]
 
 
 # ---- what is not answered ------------------------------------------------------------------------------------------
@@ -462,7 +462,7 @@ class Real:
         self.wake = threading.Event()
         self.link = MqttLink(Login("127.0.0.1", port, device, password), device, wake=self.wake.set, keepalive_s=5)
         self.uploads = Transfers(HttpStore(connect_s=2, answer_s=1).put, at_once=4, wake=self.wake.set)
-        self.pokes: list[int] = []
+        self.pokes: list[wire.Poke] = []
         self.uplink = Uplink(
             device,
             spool,
@@ -515,7 +515,7 @@ def test_frames_arrive_byte_for_byte_through_broker_and_store(broker, store: Sto
     with spool, Real(spool, broker.port, "real-1", broker.add_device("real-1")) as device:
         until(lambda: spool.balance().acknowledged == 40, what="all acknowledged")
         client.publish("edgecase/1/down/real-1/poke", wire.encode(wire.Poke(release=3)), qos=1, retain=True)
-        until(lambda: device.pokes == [3], what="the poke")
+        until(lambda: [poke.release for poke in device.pokes] == [3], what="the poke")
         until(lambda: cloud.statuses[-1].balance.acknowledged == 40, what="the status")
     client.leave()
     assert {store.objects[f"frames/real-1/{frame_id}.jpg"] for frame_id in ids} == {

@@ -26,7 +26,7 @@ from tuf.api.metadata import (
     Timestamp,
 )
 
-DELEGATED = {"models": "models/*/*", "channels": "channels/*"}
+DELEGATED = {"models": "models/*/*", "channels": "channels/*", "policies": "policies/*"}
 
 
 @dataclass
@@ -56,17 +56,25 @@ class Hub:
         self._write("targets", Targets(expires=self._expiry(), delegations=Delegations(keys, delegations)))
         self.commit()
 
-    def publish(self, bundle: Path, release: int, /, *, version: str = "", **says: Any) -> str:
-        """Release a bundle on the default channel; `says` makes the channel say something else. The digest."""
+    def publish(self, bundle: Path, release: int, /, *, version: str = "", cohort: str = "default", **says: Any) -> str:
+        """Release a bundle on a cohort's channel; `says` makes the channel say something else. The digest."""
         digest = hashlib.sha256(bundle.read_bytes()).hexdigest()
         version = version or f"v{release}"
         path = f"models/tiny/{version}.tar"
         custom = {"name": "tiny", "version": version, "release": release, "digest": digest}
         self.add("models", path, bundle.read_bytes(), custom)
         channel = {"name": "tiny", "version": version, "release": release, "digest": digest, "target": path}
-        self.add("channels", "channels/default.json", json.dumps(channel | says).encode())
+        self.add("channels", f"channels/{cohort}.json", json.dumps(channel | says).encode())
         self.commit()
         return digest
+
+    def publish_policy(self, content: bytes | None, cohort: str = "default") -> None:
+        """Sign a policy for a cohort; None withdraws it."""
+        if content is None:
+            del self.targets["policies"][f"policies/{cohort}.json"]
+        else:
+            self.add("policies", f"policies/{cohort}.json", content)
+        self.commit()
 
     def add(self, role: str, path: str, content: bytes, custom: dict[str, Any] | None = None) -> None:
         """Sign a target."""
