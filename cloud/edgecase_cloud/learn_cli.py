@@ -1,4 +1,4 @@
-"""The commands that teach and release: datasets, training, the gate, releases and models."""
+"""The commands that teach and tell: datasets, training, the gate, releases, models and policies."""
 
 from __future__ import annotations
 
@@ -27,10 +27,13 @@ dataset_app = typer.Typer(no_args_is_help=True, help="Dataset versions: import, 
 model_app = typer.Typer(no_args_is_help=True, help="The models that the cloud knows: import, list.")
 app.add_typer(dataset_app, name="dataset")
 app.add_typer(model_app, name="model")
+policy_app = typer.Typer(no_args_is_help=True, help="Policies over the air: publish, show, withdraw.")
+app.add_typer(policy_app, name="policy")
 
 NOT_PASSED: Final = 1
 
 Data = Annotated[Path, typer.Option("--data", envvar="EDGECASE_CLOUD_DATA", help="The folder that the cloud lives in.")]
+Cohort = Annotated[str, typer.Option(help="The cohort that is told; default is for all that have none of their own.")]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON for a script.")]
 
 
@@ -298,6 +301,72 @@ def model_list(data: Data, as_json: Json = False) -> None:
                 f"{row.created_at:%Y-%m-%d %H:%M}",
             )
             for row in rows
+        ],
+    )
+
+
+@policy_app.command("publish")
+def policy_publish(
+    file: Annotated[Path, typer.Argument(help="A policy in TOML.")],
+    data: Data,
+    cohort: Cohort = "default",
+    as_json: Json = False,
+) -> None:
+    """Check a policy, sign it and tell devices to follow it in place of their own settings."""
+    from edgecase_cloud import policies
+
+    with _one_line():
+        policy = policies.publish(data, _opened(data).catalogue, file, cohort=cohort)
+    if as_json:
+        _out({"cohort": cohort, "name": policy.name, "digest": policy.digest})
+    else:
+        _say(f"policy {policy.name} ({policy.digest[:12]}) is published for cohort {cohort}")
+
+
+@policy_app.command("withdraw")
+def policy_withdraw(data: Data, cohort: Cohort = "default", as_json: Json = False) -> None:
+    """Tell devices to follow the policy of the cohort `default` again, or without one their own settings."""
+    from edgecase_cloud import policies
+
+    with _one_line():
+        policies.withdraw(data, _opened(data).catalogue, cohort=cohort)
+    if as_json:
+        _out({"cohort": cohort, "name": None, "digest": None})
+    else:
+        _say(f"the policy of cohort {cohort} is withdrawn")
+
+
+@policy_app.command("show")
+def policy_show(data: Data, as_json: Json = False) -> None:
+    """What each cohort is told to look for, and which policy each device follows."""
+    from edgecase_cloud import policies
+
+    with _one_line():
+        catalogue = _opened(data).catalogue
+        told = policies.published(data)
+        devices = policies.followers(catalogue, told)
+    if as_json:
+        _out(
+            {
+                "policies": {
+                    cohort: {"digest": policy.digest, "policy": json.loads(policy.to_json())}
+                    for cohort, policy in told.items()
+                },
+                "devices": [vars(each) for each in devices],
+            }
+        )
+        return
+    _table(("cohort", "policy", "digest"), [(c, policy.name, policy.digest[:12]) for c, policy in told.items()])
+    _table(
+        ("device", "follows", "digest", "problem"),
+        [
+            (
+                each.device,
+                told[each.cohort].name if each.cohort else "its own" if each.digest else "",
+                each.digest[:12],
+                each.problem,
+            )
+            for each in devices
         ],
     )
 

@@ -17,11 +17,13 @@ from typing import Any, Final
 import paho.mqtt.client as paho
 import sqlalchemy as sa
 import structlog
+from msgspec import UNSET
 from paho.mqtt.enums import CallbackAPIVersion
 from sqlalchemy.exc import OperationalError
 
+from edgecase_cloud import policies
 from edgecase_cloud.broker import ANSWER_TOPIC, ASK_TOPIC, INGEST
-from edgecase_cloud.catalogue import Bundle, Catalogue, Device
+from edgecase_cloud.catalogue import Bundle, Catalogue, Device, Event
 from edgecase_cloud.ingest import Ingest, Reply
 from edgecase_cloud.store import Unreachable
 from edgecase_models import wire
@@ -263,12 +265,12 @@ class Worker:
 
 
 class Poker:
-    """Tells every device the number of the newest release, as a retained message."""
+    """Tells every device which release and which policy are the newest, by their numbers, as a retained message."""
 
     def __init__(self, catalogue: Catalogue, link: Link) -> None:
         self._catalogue = catalogue
         self._link = link
-        self._told: dict[str, int] = {}
+        self._told: dict[str, wire.Poke] = {}
         self._connection = 0
 
     def step(self) -> int:
@@ -280,16 +282,17 @@ class Poker:
             self._connection = self._link.connection
         with self._catalogue.session() as session:
             release = session.scalar(sa.select(sa.func.max(Bundle.release)))
+            policy = session.scalar(sa.select(sa.func.max(Event.id)).where(Event.kind == policies.CHANGED))
             devices = session.scalars(sa.select(Device.id)).all()
-        if release is None:
+        if release is None and policy is None:
             return 0
-        news = [device for device in devices if self._told.get(device) != release]
+        poke = wire.Poke(release=release or 0, policy=UNSET if policy is None else policy)
+        news = [device for device in devices if self._told.get(device) != poke]
         for device in news:
-            poke = wire.Poke(release=release)
             if self._link.publish(wire.down_topic(device, wire.Poke), wire.encode(poke), retain=True):
-                self._told[device] = release
+                self._told[device] = poke
         if news:
-            log.info("release told", release=release, devices=len(news))
+            log.info("release told", release=release, policy=policy, devices=len(news))
         return len(news)
 
 

@@ -1,4 +1,4 @@
-"""The signed repository that devices fetch models from (TUF): what is genuine, who gets it, and how fresh the answer is."""
+"""The signed repository that devices fetch models and policies from (TUF): what is genuine, who gets it, and how fresh the answer is."""
 
 from __future__ import annotations
 
@@ -6,8 +6,8 @@ import hashlib
 import json
 import re
 import stat
-from collections.abc import Mapping
-from contextlib import AbstractContextManager
+from collections.abc import Iterable, Mapping
+from contextlib import AbstractContextManager, suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -32,7 +32,7 @@ from tuf.api.metadata import (
 from edgecase_cloud import durable
 from edgecase_cloud.errors import Unusable
 
-MODELS, CHANNELS = "models", "channels"
+MODELS, CHANNELS, POLICIES = "models", "channels", "policies"
 DEFAULT_CHANNEL: Final = "default"
 SAFE_NAME: Final = re.compile(r"[a-z0-9][a-z0-9._-]{0,63}")
 _VERSIONED: Final = re.compile(r"([1-9][0-9]*)\.([a-z]+)\.json")
@@ -63,11 +63,12 @@ CUSTODY: Final[Mapping[str, Custody]] = {
     Targets.type: Custody(1, 1, timedelta(days=365), timedelta(days=90)),
     MODELS: Custody(1, 1, timedelta(days=90), timedelta(days=30)),
     CHANNELS: Custody(1, 1, timedelta(days=7), timedelta(days=3.5)),
+    POLICIES: Custody(1, 1, timedelta(days=90), timedelta(days=30)),
     Snapshot.type: Custody(1, 1, timedelta(days=7), timedelta(days=3.5)),
     Timestamp.type: Custody(1, 1, timedelta(days=1), timedelta(hours=12)),
 }
-# A star stands for one part of a path: models/<name>/<version>.tar and channels/<cohort>.json.
-_DELEGATED: Final[Mapping[str, str]] = {MODELS: "models/*/*", CHANNELS: "channels/*"}
+# A star stands for one part of a path: models/<name>/<version>.tar, channels/<cohort>.json and policies/<cohort>.json.
+_DELEGATED: Final[Mapping[str, str]] = {MODELS: "models/*/*", CHANNELS: "channels/*", POLICIES: "policies/*"}
 
 
 class HasData(Protocol):
@@ -121,7 +122,9 @@ class Repository:
         self.keys = data / "keys" / "tuf"
 
     def ensure(self, now: datetime | None = None) -> None:
-        """Make what is missing of keys and metadata. Keys are only ever made for a repository that has no root yet."""
+        """Make what is missing of keys and metadata. Keys are only ever made for a repository that has no root yet, or for a role that it
+        lacks, being made by an older version.
+        """
         now = now or datetime.now(UTC)
         with self._lock():
             self.metadata.mkdir(parents=True, exist_ok=True)
@@ -131,9 +134,8 @@ class Repository:
                 self._store(Root.type, self._first_root(now))
             if self._newest(Targets.type) is None:
                 self._store(Targets.type, self._first_targets(now))
-            for role in (MODELS, CHANNELS):
-                if self._newest(role) is None:
-                    self._store(role, self._signed(role, Targets(1, expires=_expiry(role, now))))
+            with suppress(KeysMissing):  # an older repository whose targets are signed elsewhere: it goes on as it is
+                self._delegate(now)
             self._commit(now)
 
     def trust_root(self) -> bytes:
@@ -189,13 +191,37 @@ class Repository:
             self._commit(now)
         return wanted
 
+    def policies(self) -> dict[str, bytes]:
+        """Each cohort's policy, as it travels."""
+        if self._newest(POLICIES) is None:
+            return {}
+        found = {}
+        for name, target in sorted(self._load(POLICIES, Targets).signed.targets.items()):
+            path = self._target_path(target)
+            try:
+                found[name.removeprefix("policies/").removesuffix(".json")] = path.read_bytes()
+            except OSError as error:
+                raise ReleaseError(f"{path} cannot be read ({error}); restore releases/ from a copy") from error
+        return found
+
+    def publish_policy(self, policy: bytes, *, cohort: str = DEFAULT_CHANNEL, now: datetime | None = None) -> bool:
+        """Sign what the devices of a cohort are to look for; False where they are told that already.
+
+        Raises `ReleaseError` for a cohort that is no file name or a missing key; devices then see what they saw before.
+        """
+        return self._set_policy(policy, cohort, now or datetime.now(UTC))
+
+    def withdraw_policy(self, *, cohort: str = DEFAULT_CHANNEL, now: datetime | None = None) -> bool:
+        """Sign that a cohort has no policy of its own any more; False where it had none. Raises `ReleaseError`."""
+        return self._set_policy(None, cohort, now or datetime.now(UTC))
+
     def refresh(self, now: datetime | None = None) -> Refreshed:
         """Sign anew what will expire soon. Roles whose keys were taken elsewhere are named, not renewed."""
         now = now or datetime.now(UTC)
         renewed: list[str] = []
         keyless: dict[str, datetime] = {}
         with self._lock():
-            for role in (Root.type, Targets.type, MODELS, CHANNELS):
+            for role in (Root.type, Targets.type, *self._delegated()):
                 metadata: Metadata[Any] = self._load(role, Root) if role == Root.type else self._load(role, Targets)
                 if metadata.signed.expires - now > CUSTODY[role].renew_within:
                     continue
@@ -247,10 +273,46 @@ class Repository:
         metadata.signed.targets[target.path] = target
         self._bump(CHANNELS, metadata, now)
 
+    def _set_policy(self, policy: bytes | None, cohort: str, now: datetime) -> bool:
+        if not SAFE_NAME.fullmatch(cohort):
+            raise ReleaseError(f"cohort {cohort!r} is not 1 to 64 of a-z, 0-9, '.', '_' and '-'")
+        name = f"policies/{cohort}.json"
+        with self._lock():
+            self._delegate(now)
+            metadata = self._load(POLICIES, Targets)
+            told = metadata.signed.targets.pop(name, None)
+            target = None if policy is None else TargetFile.from_data(name, policy, ["sha256"])
+            changed = (told and told.hashes) != (target and target.hashes)
+            if policy is not None and target is not None:
+                durable.write(self._target_path(target), policy)
+                metadata.signed.targets[name] = target
+            if changed:
+                self._bump(POLICIES, metadata, now)
+            self._commit(now)
+        return changed
+
+    def _delegated(self) -> list[str]:
+        """The roles that targets speaks of: a repository made by an older version may lack the later ones."""
+        delegations = self._load(Targets.type, Targets).signed.delegations
+        roles = {} if delegations is None else delegations.roles or {}
+        return [role for role in _DELEGATED if role in roles]
+
+    def _delegate(self, now: datetime) -> None:
+        """See that every role is delegated and has metadata. Raises `KeysMissing` where targets lacks one and its key is elsewhere."""
+        missing = [role for role in _DELEGATED if role not in self._delegated()]
+        if missing:
+            self._make_keys(missing)
+            targets = self._load(Targets.type, Targets)
+            self._add_delegations(targets.signed, missing)
+            self._bump(Targets.type, targets, now)
+        for role in self._delegated():
+            if self._newest(role) is None:
+                self._store(role, self._signed(role, Targets(1, expires=_expiry(role, now))))
+
     def _commit(self, now: datetime) -> list[str]:
         """Make the newest metadata what clients see: a snapshot of it, and a timestamp that points to the snapshot."""
         renewed: list[str] = []
-        wanted = {f"{role}.json": MetaFile(self._version(role)) for role in (Targets.type, MODELS, CHANNELS)}
+        wanted = {f"{role}.json": MetaFile(self._version(role)) for role in (Targets.type, *self._delegated())}
         version = self._newest(Snapshot.type)
         snapshot = self._load(Snapshot.type, Snapshot) if version else None
         if snapshot is None:
@@ -333,23 +395,26 @@ class Repository:
         return self._signed(Root.type, root)
 
     def _first_targets(self, now: datetime) -> Metadata[Targets]:
-        roles = {
-            name: DelegatedRole(name, [], CUSTODY[name].threshold, terminating=True, paths=[pattern])
-            for name, pattern in _DELEGATED.items()
-        }
-        targets = Targets(1, expires=_expiry(Targets.type, now), delegations=Delegations({}, roles))
-        for name in roles:
+        targets = Targets(1, expires=_expiry(Targets.type, now), delegations=Delegations({}, {}))
+        self._add_delegations(targets, _DELEGATED)
+        return self._signed(Targets.type, targets)
+
+    def _add_delegations(self, targets: Targets, names: Iterable[str]) -> None:
+        assert targets.delegations is not None, "made with some"
+        assert targets.delegations.roles is not None, "named roles, not hashed bins"
+        for name in names:
+            role = DelegatedRole(name, [], CUSTODY[name].threshold, terminating=True, paths=[_DELEGATED[name]])
+            targets.delegations.roles[name] = role
             for path in self._key_paths(name):
                 targets.add_key(self._signer(path).public_key, name)
-        return self._signed(Targets.type, targets)
 
     def _key_paths(self, role: str) -> list[Path]:
         count = CUSTODY[role].keys
         return [self.keys / (f"{role}.pem" if count == 1 else f"{role}-{n}.pem") for n in range(1, count + 1)]
 
-    def _make_keys(self) -> None:
+    def _make_keys(self, roles: Iterable[str] = CUSTODY) -> None:
         self.keys.mkdir(mode=0o700, parents=True, exist_ok=True)
-        for role in CUSTODY:
+        for role in roles:
             for path in self._key_paths(role):
                 if not path.exists():
                     durable.write(path, CryptoSigner.generate_ed25519().private_bytes, 0o600)

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from edgecase_cloud import mqtt
-from edgecase_cloud.catalogue import Bundle
+from edgecase_cloud.catalogue import Bundle, Event
 from edgecase_cloud.ingest import Ingest, Reply
 from edgecase_cloud.services import Services
 from edgecase_cloud.store import Unreachable
@@ -167,6 +167,11 @@ def test_a_newer_release_is_told_to_every_device_and_to_those_that_come_later(tm
         late = broker.device_client("cam-2")
         until(lambda: [m.payload for m in late.received] == [wire.encode(wire.Poke(release=2))], what="retained poke")
         assert late.received[0].retained
+        with parts.catalogue.session.begin() as session:
+            event = Event(at=NOW, kind="policy", subject="default", detail={})
+            session.add(event)
+        poke = wire.encode(wire.Poke(release=2, policy=event.id))
+        until(lambda: poke in [m.payload for m in first.received], what="poke for a policy")
         first.leave()
         late.leave()
 

@@ -34,7 +34,7 @@ from tuf.api.exceptions import (
 from tuf.api.metadata import Metadata, MetaFile, Root, Snapshot, TargetFile, Targets, Timestamp
 from tuf.ngclient import Updater
 
-from edgecase_cloud.release import CHANNELS, MODELS, Channel, KeysMissing, ReleaseError, Repository
+from edgecase_cloud.release import CHANNELS, MODELS, POLICIES, Channel, KeysMissing, ReleaseError, Repository
 
 NOW = datetime.now(UTC).replace(microsecond=0)
 
@@ -253,6 +253,101 @@ def test_an_expired_timestamp_is_refused_and_a_refresh_cures_it(
     assert client.channel().release == 1
 
 
+# ---- policies
+
+
+POLICY = b'{"format":"edgecase-policy/1","name":"night"}'
+
+
+def test_a_policy_is_fetched_by_its_cohort_replaced_and_withdrawn(repository: Repository, client: Client) -> None:
+    assert repository.policies() == {}
+    assert repository.publish_policy(POLICY)
+    assert repository.publish_policy(b"vans", cohort="van")
+    assert (client.fetch("policies/default.json"), client.fetch("policies/van.json")) == (POLICY, b"vans")
+    assert repository.policies() == {"default": POLICY, "van": b"vans"}
+    assert repository.publish_policy(b"another")
+    assert client.fetch("policies/default.json") == b"another"
+    assert repository.withdraw_policy()
+    assert client.fetch("policies/default.json") is None
+    assert repository.policies() == {"van": b"vans"}
+
+
+def test_publishing_or_withdrawing_a_policy_twice_changes_nothing(repository: Repository) -> None:
+    assert not repository.withdraw_policy()
+    repository.publish_policy(POLICY)
+    before = {path: path.read_bytes() for path in repository.metadata.iterdir()}
+    assert not repository.publish_policy(POLICY)
+    assert {path: path.read_bytes() for path in repository.metadata.iterdir()} == before
+
+
+def test_the_keys_of_models_and_channels_cannot_speak_for_a_policy(repository: Repository, client: Client) -> None:
+    repository.publish_policy(POLICY)
+    for role in (MODELS, CHANNELS):
+        signed = repository._load(role, Targets).signed
+        signed.targets["policies/default.json"] = TargetFile.from_data("policies/default.json", b"evil", ["sha256"])
+        signed.version += 1
+        resign(repository, role, signed)
+    repository._commit(NOW)
+    assert client.fetch("policies/default.json") == POLICY
+
+
+def test_an_old_policy_under_stolen_online_keys_is_refused(repository: Repository, client: Client) -> None:
+    repository.publish_policy(POLICY)
+    repository.publish_policy(b"newer")
+    assert client.fetch("policies/default.json") == b"newer"
+    snapshot = repository._load(Snapshot.type, Snapshot).signed
+    snapshot.meta["policies.json"] = MetaFile(snapshot.meta["policies.json"].version - 1)
+    snapshot.version += 1
+    resign(repository, Snapshot.type, snapshot)
+    timestamp = repository._load(Timestamp.type, Timestamp).signed
+    timestamp.snapshot_meta = MetaFile(snapshot.version)
+    timestamp.version += 1
+    resign(repository, Timestamp.type, timestamp)
+    with pytest.raises(BadVersionNumberError):
+        client.fetch("policies/default.json")
+
+
+@pytest.mark.parametrize("cohort", ["", "../up", "Upper"])
+def test_a_cohort_that_is_no_file_name_is_refused(repository: Repository, cohort: str) -> None:
+    with pytest.raises(ReleaseError, match="is not 1 to 64 of"):
+        repository.publish_policy(POLICY, cohort=cohort)
+
+
+@pytest.fixture
+def older(repository: Repository) -> Repository:
+    """A repository as it was made before there were policies."""
+    targets = repository._load(Targets.type, Targets)
+    assert targets.signed.delegations is not None
+    assert targets.signed.delegations.roles is not None
+    del targets.signed.delegations.roles[POLICIES]
+    (repository.keys / "policies.pem").unlink()
+    (repository.metadata / "1.policies.json").unlink()
+    repository._bump(Targets.type, targets, NOW)
+    repository._commit(NOW)
+    return repository
+
+
+def test_a_repository_from_before_policies_learns_of_them(older: Repository, client: Client, bundle: Path) -> None:
+    told = release(older, bundle)
+    assert (client.channel(), client.fetch("policies/default.json")) == (told, None)
+    older.ensure()
+    older.publish_policy(POLICY)
+    assert (client.channel(), client.fetch("policies/default.json")) == (told, POLICY)
+
+
+def test_an_older_repository_whose_targets_key_is_elsewhere_goes_on_without_policies(
+    older: Repository, client: Client, bundle: Path
+) -> None:
+    (older.keys / "targets.pem").rename(older.keys.parent / "targets.pem")
+    older.ensure()
+    told = release(older, bundle)
+    older.refresh(NOW + timedelta(hours=13))
+    assert client.channel() == told
+    with pytest.raises(KeysMissing, match="0 of 1 keys for role targets"):
+        older.publish_policy(POLICY)
+    assert client.channel() == told
+
+
 # ---- keeping it fresh
 
 
@@ -351,7 +446,7 @@ def test_a_name_that_is_no_file_name_is_refused(repository: Repository, bundle: 
 def test_keys_are_readable_by_their_owner_only_and_others_are_refused(repository: Repository, bundle: Path) -> None:
     assert repository.keys.stat().st_mode & 0o777 == 0o700
     keys = sorted(repository.keys.iterdir())
-    assert len(keys) == 8
+    assert len(keys) == 9
     assert {path.stat().st_mode & 0o777 for path in keys} == {0o600}
     (repository.keys / "models.pem").chmod(0o644)
     with pytest.raises(ReleaseError, match=r"models\.pem may be read by others; run chmod 600"):
