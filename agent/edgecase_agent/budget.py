@@ -11,16 +11,14 @@ import math
 from collections import deque
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from types import MappingProxyType
 from typing import Annotated, Final, Literal
 
 import msgspec
 from msgspec import Meta
 
+from edgecase_models.policy import PERIODS_S
+
 CURRENCIES: Final = ("frames", "bytes", "boxes")
-PERIODS_S: Final[Mapping[str, float]] = MappingProxyType(
-    {"minute": 60.0, "hour": 3600.0, "day": 86400.0, "month": 30 * 86400.0}
-)
 Allowance = Mapping[str, Mapping[str, float | None]]
 """The limit of each currency in each period; one that is missing or None is no limit."""
 

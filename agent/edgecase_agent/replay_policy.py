@@ -14,7 +14,6 @@ import numpy as np
 import structlog
 
 from edgecase_agent import capture
-from edgecase_agent.budget import PERIODS_S
 from edgecase_agent.by_policy import a_judge, rules_of
 from edgecase_agent.capture import Bools, Errors, FrameErrors, Objects
 from edgecase_agent.judge import Shown
@@ -26,7 +25,7 @@ from edgecase_agent.selection import AUDIT, CONTEXT, Keep, Selection, Skip
 from edgecase_agent.watch import Shot
 from edgecase_models import wire
 from edgecase_models.detections import Detections
-from edgecase_models.policy import CampaignState, Policy, SecondMember
+from edgecase_models.policy import PERIODS_S, CampaignState, Policy, SecondMember
 from edgecase_models.strategy import Strategy, Trigger
 
 log = structlog.get_logger()

@@ -8,7 +8,8 @@ from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import Final
 
-from edgecase_agent.budget import PERIODS_S, Allowance, BudgetError, Purse
+from edgecase_agent.budget import Allowance, BudgetError, Purse
+from edgecase_models.policy import PERIODS_S
 
 HOUR_S: Final = 3600.0
 DAY_S: Final = 86400.0

@@ -13,11 +13,12 @@ import msgspec
 import structlog
 
 from edgecase_agent import durable
-from edgecase_agent.budget import PERIODS_S, BudgetState, PurseState, SpentTogether
+from edgecase_agent.budget import BudgetState, PurseState, SpentTogether
 from edgecase_agent.rules import Rules
 from edgecase_agent.selection import SelectionState
 from edgecase_agent.telemetry import TelemetryCounts
 from edgecase_models import wire
+from edgecase_models.policy import PERIODS_S
 
 log = structlog.get_logger()
 

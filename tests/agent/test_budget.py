@@ -14,7 +14,6 @@ from hypothesis import strategies as st
 
 from edgecase_agent.budget import (
     CURRENCIES,
-    PERIODS_S,
     Allowance,
     Budget,
     BudgetError,
@@ -23,6 +22,7 @@ from edgecase_agent.budget import (
     Purse,
     PurseState,
 )
+from edgecase_models.policy import PERIODS_S
 
 START_S = 1.75e9
 

@@ -13,10 +13,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from edgecase_agent.budget import PERIODS_S, Allowance, Cost, Purse, PurseState
+from edgecase_agent.budget import Allowance, Cost, Purse, PurseState
 from edgecase_agent.fingerprint import Fingerprint
 from edgecase_agent.rules import DAY_S, HOUR_S, Quota, Rules
 from edgecase_agent.selection import AUDIT, CONTEXT, Candidate, Held, Keep, Selection, SelectionState, Skip, Verdict
+from edgecase_models.policy import PERIODS_S
 from edgecase_models.wire import Reason
 
 START_S = 1.75e9
