@@ -15,14 +15,15 @@ from msgspec import UNSET
 from numpy.typing import NDArray
 
 from edgecase_agent import scoring
+from edgecase_agent.brightness import brightness, fingerprint
 from edgecase_agent.committee import Cascade, Detecting, Disagreement, Member, SecondLook, View, disagreement
-from edgecase_agent.fingerprint import Fingerprint, brightness, fingerprint
 from edgecase_agent.ranks import Ranks
 from edgecase_agent.selection import Candidate, Held, Selection, Skip
 from edgecase_agent.source import Picture
 from edgecase_agent.tracks import Cue, Tracks, missed_score
 from edgecase_models.detections import Detections
 from edgecase_models.facts import Facts, seen
+from edgecase_models.fingerprint import Fingerprint
 from edgecase_models.strategy import Strategy, Trigger
 from edgecase_models.wire import Reason
 

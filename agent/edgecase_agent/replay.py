@@ -14,8 +14,8 @@ from urllib.parse import urlsplit
 import numpy as np
 
 from edgecase_agent import capture, encode
+from edgecase_agent.brightness import fingerprint
 from edgecase_agent.capture import Errors, Tally
-from edgecase_agent.fingerprint import fingerprint
 from edgecase_agent.judge import Shown
 from edgecase_agent.once import Members, Meter, Once
 from edgecase_agent.replay_policy import PolicyRun, Seen, Terms

@@ -17,9 +17,9 @@ from numpy.typing import NDArray
 
 from edgecase_agent.budget import Budget, BudgetState, Cost, Purse, PurseState
 from edgecase_agent.context import Company, Context
-from edgecase_agent.fingerprint import Fingerprint
 from edgecase_agent.rules import DAY_S, Rules
 from edgecase_agent.scoring import Novelty
+from edgecase_models.fingerprint import Fingerprint
 from edgecase_models.wire import Reason
 
 T = TypeVar("T")

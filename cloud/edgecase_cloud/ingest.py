@@ -16,13 +16,13 @@ from sqlalchemy.exc import OperationalError
 from sqlalchemy.orm import Session
 
 from edgecase_cloud.catalogue import DELIVERY_MOVES, Delivery, Device, Event, Frame, Look, ObjectClass, Review
-from edgecase_cloud.fingerprint import Fingerprint
 from edgecase_cloud.label_queue import look_of
 from edgecase_cloud.pool import AUDIT
 from edgecase_cloud.repeats import Likeness
 from edgecase_cloud.services import Services
 from edgecase_cloud.store import ObjectInfo, Unreachable
 from edgecase_models import wire
+from edgecase_models.fingerprint import Fingerprint
 from edgecase_models.wire import WireError
 
 EXTENSIONS: Final = {"image/jpeg": "jpg"}

@@ -21,10 +21,11 @@ from edgecase_cloud import durable
 from edgecase_cloud.batch import Batch, BatchRules, choose
 from edgecase_cloud.catalogue import FRONT, LAST, LATER, Annotation, Catalogue, Dataset, Frame, Look, Review, Standing
 from edgecase_cloud.durable import Busy
-from edgecase_cloud.fingerprint import Fingerprint, fingerprint
 from edgecase_cloud.pool import AUDIT, Answered, Candidate, Quota
 from edgecase_cloud.reviewable import ARRIVED, class_names
+from edgecase_cloud.thumbnail import fingerprint
 from edgecase_models import wire
+from edgecase_models.fingerprint import Fingerprint
 
 MAX_OPEN: Final = 20_000
 MAX_AUDITS: Final = 5_000

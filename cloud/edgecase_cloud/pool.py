@@ -13,10 +13,10 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
-from edgecase_cloud.fingerprint import CELLS_HW, Fingerprint
 from edgecase_cloud.quotas import Presence
 from edgecase_cloud.repeats import Likeness, Prints, View, leaders
 from edgecase_cloud.space import Floats, Group, Space, appearance
+from edgecase_models.fingerprint import CELLS_HW, Fingerprint
 
 AUDIT: Final = "audit"
 DARK_BELOW_LUMA: Final = 60.0  # of 255, mean of the thumbnail: dusk and night with street lamps lie below

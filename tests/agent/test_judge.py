@@ -12,7 +12,6 @@ import pytest
 
 from edgecase_agent import scoring
 from edgecase_agent.committee import Cascade, View
-from edgecase_agent.fingerprint import Fingerprint
 from edgecase_agent.judge import Committee, Judge, Judged, Shown
 from edgecase_agent.rules import DAY_S, Quota, Rules
 from edgecase_agent.running import Model
@@ -20,6 +19,7 @@ from edgecase_agent.selection import Candidate, Held, Keep, Selection, Skip
 from edgecase_models.campaign import Campaigns
 from edgecase_models.detections import Detections
 from edgecase_models.detector import Detector, StagesMs
+from edgecase_models.fingerprint import Fingerprint
 from edgecase_models.policy import CampaignPolicy
 from edgecase_models.strategy import Strategy, Trigger
 from edgecase_models.wire import Offer, decode_up, encode
@@ -312,7 +312,7 @@ def test_novelty_is_told_by_features_of_one_model_and_ede_ranks_for_a_model_with
 
 
 def test_a_fingerprint_that_is_known_is_not_taken_again(model: Model) -> None:
-    selection, known = Spied(), Fingerprint(7, np.zeros((24, 32), np.int16))
+    selection, known = Spied(), Fingerprint(7, np.zeros((24, 32), np.uint8))
     Judge(selection).judge(
         Shown(0, BLACK, SINCE, (64, 64), fingerprint=lambda: known), model, seen((0, 0.9, 0), (30, 0.2, 1))
     )

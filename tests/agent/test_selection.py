@@ -14,9 +14,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from edgecase_agent.budget import Allowance, Cost, Purse, PurseState
-from edgecase_agent.fingerprint import Fingerprint
 from edgecase_agent.rules import DAY_S, HOUR_S, Quota, Rules
 from edgecase_agent.selection import AUDIT, CONTEXT, Candidate, Held, Keep, Selection, SelectionState, Skip, Verdict
+from edgecase_models.fingerprint import Fingerprint
 from edgecase_models.policy import PERIODS_S
 from edgecase_models.wire import Reason
 
@@ -32,11 +32,11 @@ RANKED = Rules(window_s=10, gap_s=1, budget=frames_per_hour(720), audit_share=0)
 
 def unlike(index: int) -> Fingerprint:
     """A fingerprint that repeats no other."""
-    return Fingerprint(index * 0x9E3779B97F4A7C15 % 2**64, np.full((24, 32), index * 37 % 255, np.int16))
+    return Fingerprint(index * 0x9E3779B97F4A7C15 % 2**64, np.full((24, 32), index * 37 % 255, np.uint8))
 
 
 def same(_: int) -> Fingerprint:
-    return Fingerprint(7, np.zeros((24, 32), np.int16))
+    return Fingerprint(7, np.zeros((24, 32), np.uint8))
 
 
 @dataclass(frozen=True)
@@ -539,7 +539,7 @@ def test_no_frame_is_kept_twice_and_no_limit_broken_in_any_window_whatever_the_r
     rules: Rules, seed: int, restarts: set[int]
 ) -> None:
     frames, times = some_frames(seed, 250)
-    prints = [Fingerprint(index % 7 << 40, np.full((24, 32), index % 11 * 20, np.int16)) for index in range(250)]
+    prints = [Fingerprint(index % 7 << 40, np.full((24, 32), index % 11 * 20, np.uint8)) for index in range(250)]
 
     def run() -> Stream:
         stream = Stream(Selection(rules), lambda index: prints[index], lambda index: 100 + index * 7919 % 5000)

@@ -14,11 +14,11 @@ import pytest
 import sqlalchemy as sa
 
 from edgecase_cloud.catalogue import Delivery, Device, Event, Frame, Look, ObjectClass
-from edgecase_cloud.fingerprint import Fingerprint
 from edgecase_cloud.ingest import Ingest, Reply
 from edgecase_cloud.services import Services
 from edgecase_cloud.store import ObjectStore, PutGrant, Unreachable
 from edgecase_models import wire
+from edgecase_models.fingerprint import Fingerprint
 from support import circle
 from support.broker import free_port
 from support.cloud import NOW, Shot, make_services, shot
@@ -74,7 +74,7 @@ def test_what_a_frame_looks_like_is_worked_out_when_it_is_offered(tell: Told) ->
     with tell.parts.catalogue.session() as session:
         looks = {look.frame_id: look for look in session.scalars(sa.select(Look))}
     assert set(looks) == {seen.id, blind.id}
-    assert Fingerprint.from_bytes(looks[seen.id].fingerprint).luma == pytest.approx(100, abs=15)
+    assert Fingerprint.from_bytes(looks[seen.id].fingerprint).cells.mean() == pytest.approx(100, abs=15)
     assert (looks[seen.id].features, looks[seen.id].features_scale) == (features.codes, features.scale)
     assert (looks[blind.id].fingerprint, looks[blind.id].features) == (b"", b"")
 

@@ -8,8 +8,8 @@ from typing import Any
 
 import numpy as np
 
-from edgecase_cloud.fingerprint import CELLS_HW, Fingerprint
 from edgecase_cloud.pool import Candidate
+from edgecase_models.fingerprint import CELLS_HW, Fingerprint
 
 START = datetime(2026, 3, 4, 5, tzinfo=UTC)
 MODEL = "a" * 64

@@ -10,8 +10,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bench.triage.looks import Look, Stream
-from edgecase_agent.fingerprint import Fingerprint
 from edgecase_models.detections import Detections
+from edgecase_models.fingerprint import Fingerprint
 
 NAMES = ("car", "person", "bicycle")
 OPERATING_POINT = 0.4
@@ -57,7 +57,7 @@ def a_look(
         shifted=second,
         flipped=second,
         size_bytes=size_bytes,
-        fingerprint=fingerprint or Fingerprint(index, np.full((24, 32), index % 255, np.int16)),
+        fingerprint=fingerprint or Fingerprint(index, np.full((24, 32), index % 255, np.uint8)),
         truth_boxes_xyxy_px=np.array([box for box, _, _ in truth], np.float32).reshape(-1, 4),
         truth_classes=np.array([kind for _, kind, _ in truth], np.int64),
         truth_tracks=np.array([track for _, _, track in truth], np.int64),
@@ -106,7 +106,7 @@ def _scene(
         truth = np.concatenate([corners, corners + sides], axis=1) + np.tile(speeds, 2) * step
         seen = _detections(chance, truth, classes, doubt, place if features else None)
         again = _detections(chance, truth, classes, doubt, place if features else None) if second else None
-        cells = np.clip(light + chance.normal(0, 3, (24, 32)), 0, 255).astype(np.int16)
+        cells = np.clip(light + chance.normal(0, 3, (24, 32)), 0, 255).astype(np.uint8)
         index = start + step
         looks.append(
             Look(

@@ -26,7 +26,6 @@ from bench.report import Report, Row
 from bench.triage.stream import STARTER
 from edgecase_agent.committee import Cascade, Detecting, View
 from edgecase_agent.context import Passed
-from edgecase_agent.fingerprint import Fingerprint
 from edgecase_agent.judge import Committee, Judge, Shown
 from edgecase_agent.rules import Rules
 from edgecase_agent.scoring import Calibration, ClassWeights, identity
@@ -35,6 +34,7 @@ from edgecase_agent.source import Picture
 from edgecase_models.bundle import Bundle
 from edgecase_models.detections import Detections
 from edgecase_models.detector import StagesMs
+from edgecase_models.fingerprint import Fingerprint
 
 CANDIDATES: Final = 300
 CLASSES: Final = 80
@@ -149,7 +149,7 @@ def grown(begin: int, end: int) -> tuple[int, int]:
     Forty days of one frame an hour go before, so that every account and memory is as full as it gets.
     """
     chance = np.random.default_rng(1)
-    prints = [Fingerprint(int(dhash), np.zeros((24, 32), np.int16)) for dhash in chance.integers(0, 2**63, 500)]
+    prints = [Fingerprint(int(dhash), np.zeros((24, 32), np.uint8)) for dhash in chance.integers(0, 2**63, 500)]
     doubts, features = chance.random((500, 8)), chance.normal(size=(500, 256)).astype(np.float32)
     calm = Candidate(0, np.zeros(0), np.zeros(0, np.int64), "ede", partial(prints.__getitem__, 0))
     selection = Selection[int](LONG)

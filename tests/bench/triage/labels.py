@@ -38,7 +38,6 @@ from bench.triage.run import OURS, RANDOM, SEEDS, SHARE, calibration_of, ede
 from bench.triage.stream import CONDITIONS, FRAMES_PER_SCENE, STARTER, street_scenes, street_stream
 from edgecase_cloud.batch import BatchRules, choose
 from edgecase_cloud.dataset_files import data_yaml
-from edgecase_cloud.fingerprint import Fingerprint
 from edgecase_cloud.pool import AUDIT, Candidate
 from edgecase_cloud.training import Export, Run, TrainingRecipe, train
 from edgecase_models.bundle import Bundle
@@ -146,7 +145,7 @@ def in_cloud(stream: Stream, budget: int, ours: Ours, box_s: float) -> list[int]
             classes=look.seen.classes.astype(np.int64),
             scores=look.seen.scores.astype(np.float64),
             model_digest="0" * 64,
-            fingerprint=Fingerprint(look.fingerprint.dhash, look.fingerprint.cells.astype(np.uint8)),
+            fingerprint=look.fingerprint,
             features=look.seen.features,
         )
         for look in (stream.looks[index] for index in run.picks)

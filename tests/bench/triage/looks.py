@@ -7,8 +7,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from edgecase_agent.fingerprint import Fingerprint
 from edgecase_models.detections import Detections
+from edgecase_models.fingerprint import Fingerprint
 
 
 @dataclass(frozen=True, eq=False)

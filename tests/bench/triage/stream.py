@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from bench.report import BUILD, ROOT, SHARED
 from bench.triage.looks import Look, Stream
 from edgecase_agent import encode
-from edgecase_agent.fingerprint import fingerprint
+from edgecase_agent.brightness import fingerprint
 from edgecase_agent.source import open_source
 from edgecase_models.bundle import Bundle, sha256_of
 from edgecase_models.detections import Detections

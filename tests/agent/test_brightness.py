@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 
-from edgecase_agent.fingerprint import fingerprint
+from edgecase_agent.brightness import fingerprint
 from edgecase_agent.selection import Rules
 from edgecase_agent.source import open_source
 from support.clips import squares, write_clip
@@ -41,10 +41,6 @@ def test_a_small_object_on_a_fixed_camera_is_something_new() -> None:
     assert not one.repeats(other, RULES.repeat_bits, RULES.repeat_levels)
 
 
-def test_another_scene_is_something_new() -> None:
-    assert not repeats(noisy(scene(1), 1), noisy(scene(2), 1))
-
-
 def test_a_frozen_stream_is_known_again_after_its_codec(tmp_path: Path) -> None:
     path = write_clip(tmp_path / "a.mp4", [squares(3, 240, 320)] * 10, codec="libx264")
     prints = [fingerprint(frame.picture) for frame in open_source(str(path))]
@@ -55,8 +51,3 @@ def test_planes_and_pixels_of_any_size_have_a_fingerprint() -> None:
     for shape in ((1, 1, 3), (7, 5, 3), (50, 70, 3), (1081, 1921, 3)):
         grey = np.full(shape, 90, np.uint8)
         assert repeats(grey, grey)
-
-
-def test_a_gate_of_minus_one_bits_is_open() -> None:
-    grey = fingerprint(np.full((48, 64, 3), 90, np.uint8))
-    assert not grey.repeats(grey, -1, 255)
