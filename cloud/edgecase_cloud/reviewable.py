@@ -73,7 +73,10 @@ class Answer:
 
 @dataclass(frozen=True)
 class Standing:
-    """Why a frame stands where it stands in the label queue: its rank in the batch, or the frame that it `repeats`; see `batch.Pick`."""
+    """Why a frame stands where it stands in the label queue, and by what it was chosen; see `batch.Pick`.
+
+    `rank` is 0 where it `repeats` another frame; `quota` says what served it: best, class, camera, condition, audit or lot.
+    """
 
     rank: int
     value: float

@@ -61,24 +61,6 @@ class AnswerOut(Out):
     created_at: datetime
 
 
-class StandingOut(Out):
-    """Why a frame of the batch stands where it stands, and by what it was chosen.
-
-    `rank` is 0 where it `repeats` another frame; `quota` says what served it: best, class, camera, condition, audit or lot.
-    """
-
-    rank: int
-    value: float
-    score: float
-    distance: float | None
-    typicality: float
-    cost_s: float
-    quota: str
-    propensity: float
-    reason: str
-    repeats: str | None
-
-
 class QueueItemOut(Out):
     """A frame of the queue."""
 
@@ -98,7 +80,7 @@ class QueueItemOut(Out):
     review: Review
     revision: int
     answer: AnswerOut | None
-    standing: StandingOut | None
+    standing: reviewable.Standing | None
 
 
 class QueueOut(Out):
