@@ -3,17 +3,15 @@
 from __future__ import annotations
 
 import contextlib
-import json
-import sys
 import time
-from collections.abc import Iterator, Sequence
 from enum import StrEnum
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, NoReturn
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from edgecase_cloud import learn_cli
+from edgecase_cloud.terminal import Data, Json, fail, one_line, print_json, print_table, say
 
 if TYPE_CHECKING:
     from edgecase_cloud.services import Endpoints, Services
@@ -23,8 +21,6 @@ device_app = typer.Typer(no_args_is_help=True, help="Add devices, and list them.
 app.add_typer(device_app, name="device")
 app.add_typer(learn_cli.app)
 
-Data = Annotated[Path, typer.Option("--data", envvar="EDGECASE_CLOUD_DATA", help="The folder that the cloud lives in.")]
-Json = Annotated[bool, typer.Option("--json", help="Print JSON for a script.")]
 Port = Annotated[int | None, typer.Option(min=0, max=65535, help="0: any free one.", show_default=False)]
 
 
@@ -49,11 +45,11 @@ def up(
     from edgecase_cloud.up import Report
     from edgecase_cloud.up import up as run_all
 
-    with _one_line():
+    with one_line():
         chosen = settings.load(data, host=host, web_port=web_port, mqtt_port=mqtt_port, s3_port=s3_port)
         began_s = time.monotonic()
-        run_all(chosen, Report(lambda endpoints: _ready(chosen.data, endpoints, time.monotonic() - began_s), _say))
-    _say("stopped")
+        run_all(chosen, Report(lambda endpoints: _ready(chosen.data, endpoints, time.monotonic() - began_s), say))
+    say("stopped")
 
 
 @device_app.command("add")
@@ -67,7 +63,7 @@ def device_add(
     from edgecase_cloud import devices, release, services
     from edgecase_models import wire
 
-    with _one_line():
+    with one_line():
         parts = services.open_services(services.effective_settings(data), create=True)
         try:
             root = release.ensure_repository(parts.settings).trust_root()
@@ -76,11 +72,11 @@ def device_add(
         folder = devices.add(parts, device, root, wire.now(), out)
         running = services.running_endpoints(data) is not None
         if running and not _within_s(5.0, lambda: devices.is_accepted(parts.settings, device)):
-            _fail(f"{device} was added, but the broker does not let it in yet; see {parts.settings.path('logs')}", 1)
+            fail(f"{device} was added, but the broker does not let it in yet; see {parts.settings.path('logs')}", 1)
     if as_json:
-        _out(json.dumps({"device": device, "enrolment": str(folder), "running": running}))
+        print_json({"device": device, "enrolment": str(folder), "running": running})
     else:
-        _out(f"{device} may connect; its enrolment is in {folder}")
+        say(f"{device} may connect; its enrolment is in {folder}")
 
 
 @device_app.command("list")
@@ -88,13 +84,13 @@ def device_list(data: Data, as_json: Json = False) -> None:
     """Every device, with what it last said of itself."""
     from edgecase_cloud import devices, services
 
-    with _one_line():
+    with one_line():
         parts = services.open_folder(data)
         found = [_device(row) for row in devices.every(parts)]
     if as_json:
-        _out(json.dumps(found, indent=1))
+        print_json(found)
     else:
-        _table(("device", "online", "last seen", "runs"), [_cells(entry) for entry in found])
+        print_table(("device", "online", "last seen", "runs"), [_cells(entry) for entry in found])
 
 
 @app.command()
@@ -102,10 +98,10 @@ def status(data: Data, as_json: Json = False) -> None:
     """How many frames, devices and jobs there are in which state, and whether the cloud runs."""
     from edgecase_cloud import services
 
-    with _one_line():
+    with one_line():
         summary = _summary(services.open_folder(data))
     if as_json:
-        _out(json.dumps(summary, indent=1))
+        print_json(summary)
         return
     rows = [
         ("cloud", "runs" if summary["running"] else "does not run"),
@@ -117,7 +113,7 @@ def status(data: Data, as_json: Json = False) -> None:
         *((f"events: {kind}", str(count)) for kind, count in summary["events"].items()),
         *((f"device {d['id']}", "online" if d["online"] else "offline") for d in summary["devices"]),
     ]
-    _table(("what", "now"), rows)
+    print_table(("what", "now"), rows)
 
 
 @app.command()
@@ -126,12 +122,12 @@ def reconcile(data: Data, as_json: Json = False) -> None:
     from edgecase_cloud import services
     from edgecase_cloud.reconcile import reconcile as compare
 
-    with _one_line():
+    with one_line():
         result = compare(services.open_folder(data))
     if as_json:
-        _out(json.dumps(result.as_json(), indent=1))
+        print_json(result.as_json())
     else:
-        _table(
+        print_table(
             ("what", "count", "first"),
             [
                 ("acknowledged frames", str(result.acknowledged), ""),
@@ -158,7 +154,7 @@ def batch(
     from edgecase_cloud import label_queue, services
     from edgecase_models import wire
 
-    with _one_line():
+    with one_line():
         parts = services.open_folder(data)
         rules = parts.settings.batch_rules()
         rules = rules if size is None else replace(rules, frames=size)
@@ -166,13 +162,13 @@ def batch(
             pass
         chosen = label_queue.reorder(parts.catalogue, rules, wire.now())
     if as_json:
-        _out(json.dumps(label_queue.as_json(chosen), indent=1))
+        print_json(label_queue.as_json(chosen))
         return
-    _table(
+    print_table(
         ("rank", "frame", "quota", "s", "why"),
         [(str(p.rank), p.id, p.quota.value, f"{p.cost_s:.0f}", p.reason) for p in chosen.picks],
     )
-    _say(
+    say(
         f"{len(chosen.picks)} of {chosen.waiting} frames that wait, about {chosen.cost_s / 60:.0f} min of labelling; "
         f"{len(chosen.repeats)} repeat others and stand last"
     )
@@ -185,7 +181,7 @@ def serve(part: Part, data: Data) -> None:
 
     processes.end_with_parent()
     log.configure(part)
-    with _one_line():
+    with one_line():
         if part is Part.WEB:
             _serve_web(data)
         elif part is Part.INGEST:
@@ -313,7 +309,7 @@ def _mib(summary: dict[str, Any]) -> str:
 
 
 def _ready(data: Path, endpoints: Endpoints, seconds: float) -> None:
-    _say(f"ready after {seconds:.1f} s: {endpoints.web}")
+    say(f"ready after {seconds:.1f} s: {endpoints.web}")
     for name, value in (
         ("pages", endpoints.web),
         ("mqtt", f"{endpoints.mqtt_host}:{endpoints.mqtt_port}"),
@@ -321,8 +317,8 @@ def _ready(data: Path, endpoints: Endpoints, seconds: float) -> None:
         ("data", data),
         ("device", f"edgecase-cloud device add ID --data {data}"),
     ):
-        _say(f"  {name:<7}{value}")
-    _say("Ctrl-C stops everything")
+        say(f"  {name:<7}{value}")
+    say("Ctrl-C stops everything")
 
 
 def _within_s(seconds: float, condition: Any) -> bool:
@@ -332,43 +328,3 @@ def _within_s(seconds: float, condition: Any) -> bool:
             return False
         time.sleep(0.05)
     return True
-
-
-def _table(columns: tuple[str, ...], rows: Sequence[tuple[str, ...]]) -> None:
-    from rich.console import Console
-    from rich.table import Table
-
-    table = Table(*columns, box=None, pad_edge=False)
-    for row in rows:
-        table.add_row(*row)
-    Console().print(table)
-
-
-def _say(line: str) -> None:
-    from rich.console import Console
-
-    Console(highlight=sys.stdout.isatty(), soft_wrap=True).print(line, markup=False)
-    sys.stdout.flush()
-
-
-def _out(line: str) -> None:
-    sys.stdout.write(f"{line}\n")
-
-
-def _fail(line: str, code: int) -> NoReturn:
-    sys.stderr.write(f"edgecase-cloud: {line}\n")
-    raise typer.Exit(code)
-
-
-@contextlib.contextmanager
-def _one_line() -> Iterator[None]:
-    """Bad input and what is away become one line; anything else is a fault of ours and shows its trace."""
-    from edgecase_cloud.errors import Unusable
-    from edgecase_cloud.store import StoreError
-
-    try:
-        yield
-    except Unusable as error:
-        _fail(" ".join(str(error).split()), 2)
-    except StoreError as error:
-        _fail(" ".join(str(error).split()), 1)

@@ -9,12 +9,12 @@ import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Final, NoReturn
+from typing import TYPE_CHECKING, Annotated, Any, Final
 
 import typer
 
-from edgecase_cloud.durable import Busy
 from edgecase_cloud.errors import Unusable
+from edgecase_cloud.terminal import Data, Json, fail, one_line, print_json, print_table, say
 
 if TYPE_CHECKING:
     from rich.progress import Progress
@@ -32,10 +32,7 @@ app.add_typer(policy_app, name="policy")
 
 NOT_PASSED: Final = 1
 
-Data = Annotated[Path, typer.Option("--data", envvar="EDGECASE_CLOUD_DATA", help="The folder that the cloud lives in.")]
 Cohort = Annotated[str, typer.Option(help="The cohort that is told; default is for all that have none of their own.")]
-Json = Annotated[bool, typer.Option("--json", help="Print JSON for a script.")]
-
 
 class UsageError(Unusable):
     """An option that cannot be followed."""
@@ -55,7 +52,7 @@ def dataset_import(
     from edgecase_cloud import datasets
     from edgecase_cloud.datasets import Kind
 
-    with _one_line():
+    with one_line():
         if kind not in {Kind.BASE, Kind.GOLDEN}:
             raise UsageError(f"--kind {kind!r} is neither base nor golden")
         parts = _opened(data)
@@ -85,15 +82,15 @@ def dataset_build(
     from edgecase_cloud import datasets, here
     from edgecase_cloud.splits import SplitRule
 
-    with _one_line():
+    with one_line():
         rule = SplitRule(block_s, gap_s, val_share)
         with here.with_store(data) as parts, _progress("frames") as told:
             built = datasets.build_labelled(parts.settings.data, parts.catalogue, parts.store, rule=rule, progress=told)
     if not as_json:
         for each in built.excluded[:20]:
-            _say(f"left out {each.frame_id}: {each.reason}")
+            say(f"left out {each.frame_id}: {each.reason}")
         if len(built.excluded) > 20:
-            _say(f"… and {len(built.excluded) - 20} more")
+            say(f"… and {len(built.excluded) - 20} more")
     _print_built(built.dataset, created=built.created, as_json=as_json)
 
 
@@ -102,12 +99,12 @@ def dataset_list(data: Data, as_json: Json = False) -> None:
     """Every dataset version, oldest first."""
     from edgecase_cloud import datasets
 
-    with _one_line():
+    with one_line():
         rows = datasets.listed(_opened(data).catalogue)
     if as_json:
-        _out([_dataset(row) for row in rows])
+        print_json([_dataset(row) for row in rows])
         return
-    _table(
+    print_table(
         ("id", "name", "kind", "pictures", "boxes", "made"),
         [(r.id[:12], r.name, r.kind, str(r.pictures), str(r.boxes), f"{r.created_at:%Y-%m-%d %H:%M}") for r in rows],
     )
@@ -123,7 +120,7 @@ def dataset_verify(
     from edgecase_cloud import datasets
     from edgecase_cloud.dataset_files import Altered
 
-    with _one_line():
+    with one_line():
         parts = _opened(data)
         rows = [datasets.find(parts.catalogue, each) for each in which or ()] or datasets.listed(parts.catalogue)
         problems: dict[str, str] = {}
@@ -133,12 +130,12 @@ def dataset_verify(
             except Altered as error:
                 problems[row.id] = str(error)
     if as_json:
-        _out([{"id": row.id, "name": row.name, "problem": problems.get(row.id)} for row in rows])
+        print_json([{"id": row.id, "name": row.name, "problem": problems.get(row.id)} for row in rows])
     else:
         for row in rows:
-            _say(f"{row.id[:12]} {row.name}: {'altered' if row.id in problems else 'whole'}")
+            say(f"{row.id[:12]} {row.name}: {'altered' if row.id in problems else 'whole'}")
     if problems:
-        _fail("; ".join(problems.values()), 2)
+        fail("; ".join(problems.values()), 2)
 
 
 @app.command()
@@ -163,7 +160,7 @@ def train(
     from edgecase_cloud import learner, services
     from edgecase_cloud.catalogue import JobState
 
-    with _one_line():
+    with one_line():
         request = _request(option or [])
         given = {
             "epochs": epochs,
@@ -184,9 +181,9 @@ def train(
             if wait:
                 job = _follow(parts.catalogue, job.id, quiet=as_json)
     if as_json:
-        _out(_job(job))
+        print_json(_job(job))
     elif job.state == JobState.QUEUED:
-        _say(f"job {job.id} waits for the learning worker")
+        say(f"job {job.id} waits for the learning worker")
     else:
         _print_job(job)
     passed = bool(job.result.get("passed"))
@@ -208,7 +205,7 @@ def gate(
     from edgecase_cloud.gate import compare
     from edgecase_models.detector import Runtime
 
-    with _one_line():
+    with one_line():
         rules = retrain.parse({"gate": _request(option or [])}).rules
         parts = _opened(data)
         row = bundles.find(parts.catalogue, candidate)
@@ -225,7 +222,7 @@ def gate(
             )
         bundles.add(parts.settings.data, parts.catalogue, package.path, gate=report)
     if as_json:
-        _out(report)
+        print_json(report)
     else:
         _print_gate(report)
     if not report["passed"]:
@@ -243,7 +240,7 @@ def release(
     """Sign a bundle and tell devices to run it."""
     from edgecase_cloud import bundles
 
-    with _one_line():
+    with one_line():
         parts = _opened(data)
         row = bundles.find(parts.catalogue, bundle)
         with parts.catalogue.session() as session:
@@ -254,9 +251,9 @@ def release(
             )
         row = bundles.publish(parts.settings.data, parts.catalogue, row.digest, channel=channel)
     if as_json:
-        _out(_bundle(row))
+        print_json(_bundle(row))
     else:
-        _say(f"release {row.release}: {row.name} {row.version} ({row.digest[:12]})")
+        say(f"release {row.release}: {row.name} {row.version} ({row.digest[:12]})")
 
 
 @model_app.command("import")
@@ -269,14 +266,14 @@ def model_import(
     """Take a model in. The first one is released; a later one is a candidate for the gate."""
     from edgecase_cloud import bundles
 
-    with _one_line():
+    with one_line():
         parts = _opened(data)
         row = bundles.register(parts.settings.data, parts.catalogue, bundle, weights)
     if as_json:
-        _out(_bundle(row))
+        print_json(_bundle(row))
     else:
         state = f"release {row.release}" if row.release else "a candidate; see `edgecase-cloud gate`"
-        _say(f"{row.name} {row.version} ({row.digest[:12]}) is {state}")
+        say(f"{row.name} {row.version} ({row.digest[:12]}) is {state}")
 
 
 @model_app.command("list")
@@ -284,12 +281,12 @@ def model_list(data: Data, as_json: Json = False) -> None:
     """Every model, newest first."""
     from edgecase_cloud import bundles
 
-    with _one_line():
+    with one_line():
         rows = bundles.listed(_opened(data).catalogue)
     if as_json:
-        _out([_bundle(row) for row in rows])
+        print_json([_bundle(row) for row in rows])
         return
-    _table(
+    print_table(
         ("digest", "name", "version", "release", "gate", "made"),
         [
             (
@@ -315,12 +312,12 @@ def policy_publish(
     """Check a policy, sign it and tell devices to follow it in place of their own settings."""
     from edgecase_cloud import policies
 
-    with _one_line():
+    with one_line():
         policy = policies.publish(data, _opened(data).catalogue, file, cohort=cohort)
     if as_json:
-        _out({"cohort": cohort, "name": policy.name, "digest": policy.digest})
+        print_json({"cohort": cohort, "name": policy.name, "digest": policy.digest})
     else:
-        _say(f"policy {policy.name} ({policy.digest[:12]}) is published for cohort {cohort}")
+        say(f"policy {policy.name} ({policy.digest[:12]}) is published for cohort {cohort}")
 
 
 @policy_app.command("withdraw")
@@ -328,12 +325,12 @@ def policy_withdraw(data: Data, cohort: Cohort = "default", as_json: Json = Fals
     """Tell devices to follow the policy of the cohort `default` again, or without one their own settings."""
     from edgecase_cloud import policies
 
-    with _one_line():
+    with one_line():
         policies.withdraw(data, _opened(data).catalogue, cohort=cohort)
     if as_json:
-        _out({"cohort": cohort, "name": None, "digest": None})
+        print_json({"cohort": cohort, "name": None, "digest": None})
     else:
-        _say(f"the policy of cohort {cohort} is withdrawn")
+        say(f"the policy of cohort {cohort} is withdrawn")
 
 
 @policy_app.command("show")
@@ -341,12 +338,12 @@ def policy_show(data: Data, as_json: Json = False) -> None:
     """What each cohort is told to look for, and which policy each device follows."""
     from edgecase_cloud import policies
 
-    with _one_line():
+    with one_line():
         catalogue = _opened(data).catalogue
         told = policies.published(data)
         devices = policies.followers(catalogue, told)
     if as_json:
-        _out(
+        print_json(
             {
                 "policies": {
                     cohort: {"digest": policy.digest, "policy": json.loads(policy.to_json())}
@@ -356,8 +353,8 @@ def policy_show(data: Data, as_json: Json = False) -> None:
             }
         )
         return
-    _table(("cohort", "policy", "digest"), [(c, policy.name, policy.digest[:12]) for c, policy in told.items()])
-    _table(
+    print_table(("cohort", "policy", "digest"), [(c, policy.name, policy.digest[:12]) for c, policy in told.items()])
+    print_table(
         ("device", "follows", "digest", "problem"),
         [
             (
@@ -397,7 +394,7 @@ def _train_here(data: Path, request: dict[str, Any], *, quiet: bool) -> Job:
             stop.set()
             worker.join()
             learner.cancel(parts.catalogue, job.id, "stopped with Ctrl-C")
-            _fail("stopped; nothing was released", 130)
+            fail("stopped; nothing was released", 130)
         finally:
             stop.set()
             worker.join()
@@ -449,10 +446,10 @@ def _request(options: list[str]) -> dict[str, Any]:
 
 def _print_built(row: Dataset, *, created: bool, as_json: bool) -> None:
     if as_json:
-        _out(_dataset(row) | {"created": created})
+        print_json(_dataset(row) | {"created": created})
         return
     counts = ", ".join(f"{count} {split}" for split, count in row.summary.get("splits", {}).items())
-    _say(
+    say(
         f"{row.kind} dataset {row.name} {row.id[:12]}: {row.pictures} pictures ({counts}), {row.boxes} boxes"
         f"{'' if created else '; it was there already'}"
     )
@@ -467,9 +464,9 @@ def _print_job(job: Job) -> None:
     if "gate" in job.result:
         _print_gate(job.result["gate"])
     if job.result.get("released"):
-        _say(f"release {job.result['release']}: {job.result['candidate_digest'][:12]}")
+        say(f"release {job.result['release']}: {job.result['candidate_digest'][:12]}")
     else:
-        _say(f"not released: {job.result.get('why_not', 'it is not done')}")
+        say(f"not released: {job.result.get('why_not', 'it is not done')}")
 
 
 def _print_gate(report: dict[str, Any]) -> None:
@@ -477,7 +474,7 @@ def _print_gate(report: dict[str, Any]) -> None:
     for group in ("per_condition", "per_class"):
         before, after = report["incumbent"][group], report["candidate"][group]
         rows += [(f"{group[4:]} {name}", before[name], after.get(name)) for name in before]
-    _table(
+    print_table(
         ("mAP50-95", "objects", "incumbent", "candidate", "change"),
         [
             (
@@ -490,9 +487,9 @@ def _print_gate(report: dict[str, Any]) -> None:
             for what, before, after in rows
         ],
     )
-    _say("passed" if report["passed"] else "not passed")
+    say("passed" if report["passed"] else "not passed")
     for reason in report["reasons"]:
-        _say(f"  {reason}")
+        say(f"  {reason}")
 
 
 def _dataset(row: Dataset) -> dict[str, Any]:
@@ -558,41 +555,3 @@ def _bars(*, quiet: bool) -> Progress:
     console = Console(stderr=True)
     columns = (TextColumn("{task.description:<9}"), BarColumn(), TaskProgressColumn(), TimeElapsedColumn())
     return Progress(*columns, console=console, disable=quiet or not console.is_terminal)
-
-
-def _table(columns: tuple[str, ...], rows: list[tuple[str, ...]]) -> None:
-    from rich.console import Console
-    from rich.table import Table
-
-    table = Table(*columns, box=None, pad_edge=False)
-    for row in rows:
-        table.add_row(*row)
-    Console().print(table)
-
-
-def _say(line: str) -> None:
-    sys.stdout.write(f"{line}\n")
-
-
-def _out(value: Any) -> None:
-    sys.stdout.write(json.dumps(value, indent=1) + "\n")
-
-
-def _fail(line: str, code: int) -> NoReturn:
-    sys.stderr.write(f"edgecase-cloud: {line}\n")
-    raise typer.Exit(code)
-
-
-@contextlib.contextmanager
-def _one_line() -> Iterator[None]:
-    """What a person can mend becomes one line; anything else is a fault of ours and shows its trace."""
-    from edgecase_cloud.store import StoreError
-
-    try:
-        yield
-    except Unusable as error:
-        _fail(" ".join(str(error).splitlines()[0].split()), 2)
-    except Busy as error:
-        _fail(f"{error}; wait for it to end", 2)
-    except StoreError as error:
-        _fail(" ".join(str(error).split()), 1)
