@@ -33,6 +33,21 @@ def weights_path(data: Path, digest: str) -> Path | None:
     return path if path.is_file() else None
 
 
+def kept_weights(data: Path, sha256: str) -> Path:
+    """Where weights that were given by themselves lie, by the digest of their file."""
+    return data / "weights" / f"{sha256}.pt"
+
+
+def keep_weights(data: Path, file: Path) -> str:
+    """Take a .pt file in, for trainings to start from; the SHA-256 by which a request names it. `ModelError` where there is none."""
+    if not file.is_file():
+        raise ModelError(f"{file}: no such weights file")
+    sha256 = sha256_of(file)
+    if not kept_weights(data, sha256).is_file():
+        durable.copy(file, kept_weights(data, sha256))
+    return sha256
+
+
 def run_folder(data: Path, run: str) -> Path:
     """Where a training run keeps its files."""
     return data / "runs" / run
@@ -131,15 +146,9 @@ def register(data: Path, catalogue: Catalogue, file: Path, weights: Path | None 
 
     `weights` (a .pt file) are what trainings go on from. A later import is a candidate: the gate and a release decide about it.
     """
-    if weights is not None and not weights.is_file():
-        raise ModelError(f"{weights}: no such weights file")
+    kept = None if weights is None else kept_weights(data, keep_weights(data, weights))
     if not file.is_file():
         raise ModelError(f"{file}: no such bundle; pack one with `edgecase-model pack`")
-    kept = None
-    if weights is not None:
-        kept = run_folder(data, f"import-{sha256_of(file)[:12]}") / "weights.pt"
-        if not kept.is_file():
-            durable.copy(weights, kept)
     row = add(data, catalogue, file, weights=kept)
     with catalogue.session() as session:
         if incumbent(session) is not None:

@@ -144,7 +144,7 @@ def train(
     epochs: Annotated[int | None, typer.Option(help="How often every picture is seen.", show_default=False)] = None,
     replay: Annotated[int | None, typer.Option(help="Pictures of the base datasets.", show_default=False)] = None,
     starter_weights: Annotated[
-        Path | None, typer.Option(help="Go on from these instead of the incumbent's.", show_default=False)
+        Path | None, typer.Option(help="Go on from this .pt file instead of the incumbent's.", show_default=False)
     ] = None,
     option: Annotated[
         list[str] | None, typer.Option("--set", help="KEY=VALUE of the recipe, or gate.KEY=VALUE of the rules.")
@@ -157,27 +157,23 @@ def train(
     as_json: Json = False,
 ) -> None:
     """Train on what was labelled, judge, and release: exit 0 when released or not to be, 1 when failed or not passed."""
-    from edgecase_cloud import learner, services
+    from edgecase_cloud import services
     from edgecase_cloud.catalogue import JobState
 
     with one_line():
         request = _request(option or [])
-        given = {
-            "epochs": epochs,
-            "replay": replay,
-            "starter_weights": starter_weights and str(starter_weights.absolute()),
-        }
+        given = {"epochs": epochs, "replay": replay}
         request |= {key: value for key, value in given.items() if value is not None}
         request |= {} if release else {"release": False}
         if here:
-            job = _train_here(data, request, quiet=as_json)
+            job = _train_here(data, request, starter_weights, quiet=as_json)
         else:
             if wait and services.running_endpoints(data) is None:
                 raise UsageError(
                     f"no cloud runs on {data}; start it with `edgecase-cloud up`, train with --here, or queue the job with --no-wait"
                 )
             parts = _opened(data)
-            job = learner.submit(parts.catalogue, request)
+            job = _submit(parts, request, starter_weights)
             if wait:
                 job = _follow(parts.catalogue, job.id, quiet=as_json)
     if as_json:
@@ -371,13 +367,22 @@ def policy_show(data: Data, as_json: Json = False) -> None:
 # Training from the terminal
 
 
-def _train_here(data: Path, request: dict[str, Any], *, quiet: bool) -> Job:
+def _submit(parts: Services, request: dict[str, Any], starter_weights: Path | None) -> Job:
+    """Queue a job; weights that are to be started from are taken in first, since a request names them by their digest."""
+    from edgecase_cloud import bundles, learner
+
+    if starter_weights is not None:
+        request = request | {"starter_weights": bundles.keep_weights(parts.settings.data, starter_weights)}
+    return learner.submit(parts.catalogue, request)
+
+
+def _train_here(data: Path, request: dict[str, Any], starter_weights: Path | None, *, quiet: bool) -> Job:
     """Submit and do a job in this process, its own store beside it; Ctrl-C ends it for good."""
     from edgecase_cloud import here, learner, log
 
     log.configure("learn")
     with here.alone(data) as parts:
-        job = learner.submit(parts.catalogue, request)
+        job = _submit(parts, request, starter_weights)
         stop, done = threading.Event(), threading.Event()
 
         def work() -> None:

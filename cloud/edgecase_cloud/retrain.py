@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import re
 import shutil
 import threading
 from collections import Counter
@@ -33,6 +34,7 @@ from edgecase_models.features import FeaturesError
 
 STAGES: Final = ("dataset", "train", "export", "gate", "release")
 GOLDEN_PICTURES: Final = 2
+_SHA256: Final = re.compile(r"[0-9a-f]{64}")
 
 
 class RequestError(Unusable):
@@ -46,9 +48,10 @@ class Stopped(RuntimeError):
 class Options(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """What to learn from and what to do with the result; see `SplitRule`, `Rules` and `TrainingRecipe` for the rest.
 
-    `starter_weights`: go on from this file instead of the incumbent's weights. `replay`: how many pictures of the base datasets are mixed
-    in. `labelled_repeat`: how often each labelled picture is seen per epoch. `release`: publish the candidate when the gate passes it.
-    `gate_threads`: of ONNX Runtime, for each of the two models.
+    `starter_weights`: the SHA-256 of weights that this cloud holds (`bundles.keep_weights`), to go on from instead of the incumbent's. A
+    request may come from another machine, and loading weights runs what is in them: it can name no file. `replay`: how many pictures of
+    the base datasets are mixed in. `labelled_repeat`: how often each labelled picture is seen per epoch. `release`: publish the candidate
+    when the gate passes it. `gate_threads`: of ONNX Runtime, for each of the two models.
     """
 
     starter_weights: str | None = None
@@ -99,6 +102,11 @@ def parse(request: Mapping[str, Any]) -> Request:
         split = SplitRule(options.block_s, options.gap_s, options.val_share)
     except (msgspec.ValidationError, SplitError) as error:
         raise RequestError(f"the request cannot be followed: {error}") from error
+    if options.starter_weights is not None and not _SHA256.fullmatch(options.starter_weights):
+        raise RequestError(
+            "starter_weights must be the SHA-256 of weights that this cloud holds; `edgecase-cloud train --starter-weights FILE` takes a "
+            "file in"
+        )
     return Request(options, recipe, split, judged)
 
 
@@ -155,13 +163,15 @@ class Retraining:
                 "there is no model to start from; run: edgecase-cloud model import --bundle BUNDLE.tar --weights WEIGHTS.pt"
             )
         given = self.request.options.starter_weights
-        start = Path(given) if given else bundles.weights_path(self.data, row.digest)
+        start = bundles.kept_weights(self.data, given) if given else bundles.weights_path(self.data, row.digest)
         if start is None:
             raise bundles.ModelError(
                 f"the incumbent {row.version} was imported without weights; give starter_weights, or import it with --weights"
             )
         if not start.is_file():
-            raise bundles.ModelError(f"{start}: no such weights file (starter_weights)")
+            raise bundles.ModelError(
+                f"no weights {start.stem[:12]} (starter_weights) are here; run: edgecase-cloud train --starter-weights FILE"
+            )
         return row, bundles.opened(self.data, row.digest), start.absolute()
 
     def _golden(self) -> list[tuple[Dataset, DatasetFolder]]:

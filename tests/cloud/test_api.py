@@ -288,6 +288,14 @@ def test_a_job_that_could_not_be_followed_is_refused_at_once_with_the_nearest_ke
     assert client.get("/api/v1/jobs").json() == []
 
 
+@pytest.mark.parametrize("named", ["/etc/passwd", "weights.pt", "../" + "a" * 61, "a" * 64 + "\n", ""])
+def test_who_asks_for_a_job_from_elsewhere_can_name_no_file_of_the_server(client: TestClient, named: str) -> None:
+    response = client.post("/api/v1/jobs", json={"kind": "retrain", "request": {"starter_weights": named}})
+    assert response.status_code == 422
+    assert "must be the SHA-256 of weights that this cloud holds" in response.json()["detail"]
+    assert client.get("/api/v1/jobs").json() == []
+
+
 def test_jobs_that_nobody_takes_up_do_not_pile_up_for_ever(client: TestClient) -> None:
     statuses = [client.post("/api/v1/jobs", json={"kind": "retrain"}).status_code for _ in range(21)]
     assert statuses == [201] * 20 + [409]

@@ -17,6 +17,7 @@ from typer.testing import CliRunner, Result
 from edgecase_cloud import here, services, settings, training
 from edgecase_cloud.cli import app
 from edgecase_cloud.services import Services
+from edgecase_models.bundle import sha256_of
 from support import shapes
 from support.learning import Starter, teach
 from support.wait import until
@@ -88,6 +89,9 @@ def test_bad_input_is_one_line_that_says_what_to_do(data: Path, source: Path, tm
     assert "no such bundle" in refused("model", "import", "--bundle", tmp_path / "gone.tar", "--data", data)
     assert "no bundle is 'x'" in refused("release", "x", "--data", data)
     assert "did you mean 'epochs'" in refused("train", "--no-wait", "--set", "epoch=1", "--data", data)
+    gone = ("--no-wait", "--starter-weights", tmp_path / "gone.pt")
+    assert "gone.pt: no such weights file" in refused("train", *gone, "--data", data)
+    assert "must be the SHA-256" in refused("train", "--no-wait", "--set", "starter_weights=/a.pt", "--data", data)
     assert "is not KEY=VALUE" in refused("train", "--no-wait", "--set", "epochs", "--data", data)
     assert "no cloud runs on" in refused("train", "--data", data)
     assert "val_share in [0, 1)" in refused("dataset", "build", "--val-share", "1", "--data", data)
@@ -126,11 +130,15 @@ def test_without_a_running_cloud_labels_are_built_trained_and_judged_and_a_perso
     assert (model["version"], model["release"]) == ("starter", 1)
     built = told("dataset", "build", "--data", data, "--val-share", "0")
     assert (built["kind"], built["pictures"]) == ("labelled", 12)
+    for weights in (data / "bundles").glob("*.pt"):
+        weights.unlink()  # so it starts from those that are given
     trained = call(
-        "train", "--here", "--epochs", "1", "--replay", "8", "--set=gate.min_gain=0.9", "--set=threads=1", "--json", "--data", data
+        "train", "--here", "--starter-weights", starter.trained.weights, "--epochs", "1", "--replay", "8",
+        "--set=gate.min_gain=0.9", "--set=threads=1", "--json", "--data", data
     )  # fmt: skip
     assert trained.exit_code == 1, trained.stderr
     job = json.loads(trained.stdout)
+    assert job["request"]["starter_weights"] == sha256_of(starter.trained.weights)
     assert (job["state"], job["result"]["passed"], job["result"]["released"]) == ("done", False, False)
     assert job["result"]["why_not"] == "the gate did not pass it"
     candidate, first = told("model", "list", "--data", data)

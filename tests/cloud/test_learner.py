@@ -176,8 +176,11 @@ def test_without_model_golden_set_or_labels_the_job_says_what_to_run(
     golden = shapes.folder(tmp_path / "golden", 4)
     datasets.import_folder(data, catalogue, golden, name="golden", kind=Kind.GOLDEN)
     assert "no frame has an answer yet; accept or correct frames on the review page first" in done(parts).error
-    job = done(parts, {"starter_weights": str(tmp_path / "gone.pt")})
-    assert job.error == f"{tmp_path / 'gone.pt'}: no such weights file (starter_weights)"
+    job = done(parts, {"starter_weights": "a" * 64})
+    assert (
+        job.error
+        == "no weights aaaaaaaaaaaa (starter_weights) are here; run: edgecase-cloud train --starter-weights FILE"
+    )
 
 
 @needs_training
