@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Mapping
 from datetime import UTC, datetime
 from enum import StrEnum
 from pathlib import Path
@@ -110,6 +111,11 @@ class Device(Base):
     status: Mapped[dict[str, Any]] = mapped_column(default=dict)  # the last wire.Status, as JSON
 
 
+def strategies_of(reasons: Iterable[Mapping[str, Any]]) -> str:
+    """The strategies that gave the reasons, each once, sorted, one a line."""
+    return "\n".join(sorted({str(reason["strategy"]) for reason in reasons}))
+
+
 class Frame(Base):
     """A frame that a device offered. The row exists before the object; ACKNOWLEDGED means that the object was checked."""
 
@@ -120,7 +126,8 @@ class Frame(Base):
         Index("ix_frames_place", "delivery", "review", "place", "score", "id"),
         Index("ix_frames_score", "delivery", "score", "review", "id"),
         Index("ix_frames_captured_at", "delivery", "captured_at", "review", "id"),
-        Index("ix_frames_origin", "delivery", "device_id", "camera", "model_digest"),
+        # What the queue can be filtered by is counted from this one alone.
+        Index("ix_frames_origin", "delivery", "device_id", "camera", "model_digest", "strategies"),
     )
     id: Mapped[str] = mapped_column(String(32), primary_key=True)
     device_id: Mapped[str] = mapped_column(ForeignKey("devices.id"))
@@ -144,6 +151,9 @@ class Frame(Base):
     model_digest: Mapped[str] = mapped_column(String(64))
     score: Mapped[float]
     reasons: Mapped[list[Any]]  # wire.Reason as JSON objects
+    strategies: Mapped[str] = mapped_column(  # follows from `reasons`, which never change
+        default=lambda context: strategies_of(context.get_current_parameters()["reasons"]), server_default=sa.text("''")
+    )
     boxes: Mapped[list[Any]]  # [class index in the catalogue's class table, score, x1, y1, x2, y2] in pixels
     operating_point: Mapped[float] = mapped_column(default=0.25)  # boxes that score less are candidates only
     thumbnail_jpeg: Mapped[bytes] = mapped_column(LargeBinary, default=b"")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from enum import StrEnum
@@ -108,32 +109,24 @@ def counts(session: Session) -> Counts:
 
 
 def facets(session: Session) -> Facets:
-    """What the arrived frames can be filtered by."""
+    """What the arrived frames can be filtered by; from an index that holds it all."""
+    devices, cameras, models, strategies = (Counter[str]() for _ in range(4))
+    for device, camera, model, n in _grouped(session, Frame.device_id, Frame.camera, Frame.model_digest):
+        devices[device] += n
+        cameras[camera] += n
+        models[model] += n
+    for names, n in _grouped(session, Frame.strategies):
+        strategies.update(dict.fromkeys(filter(None, names.split("\n")), n))
+    return Facets(*(_most_first(each) for each in (devices, cameras, strategies, models)))
 
-    def by(column: Any) -> tuple[tuple[str, int], ...]:
-        number = sa.func.count()
-        rows = session.execute(
-            sa.select(column, number).where(ARRIVED).group_by(column).order_by(number.desc(), column)
-        )
-        return tuple((str(value), n) for value, n in rows)
 
-    reason = _elements(session, Frame.reasons)
-    strategy = reason.c.value["strategy"].as_string()
-    number = sa.func.count(sa.distinct(Frame.id))
-    strategies = session.execute(
-        sa.select(strategy, number)
-        .select_from(Frame)
-        .join(reason, sa.true())
-        .where(ARRIVED)
-        .group_by(strategy)
-        .order_by(number.desc(), strategy)
-    )
-    return Facets(
-        by(Frame.device_id),
-        by(Frame.camera),
-        tuple((str(value), n) for value, n in strategies),
-        by(Frame.model_digest),
-    )
+def _grouped(session: Session, *columns: Any) -> Sequence[Any]:
+    """How many arrived frames have which values."""
+    return session.execute(sa.select(*columns, sa.func.count()).where(ARRIVED).group_by(*columns)).all()
+
+
+def _most_first(counted: Counter[str]) -> tuple[tuple[str, int], ...]:
+    return tuple(sorted(counted.items(), key=lambda each: (-each[1], each[0])))
 
 
 def next_frame(session: Session, wanted: QueueFilter, after: str | None) -> str | None:

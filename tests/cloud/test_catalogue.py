@@ -90,11 +90,12 @@ def test_a_catalogue_of_the_first_version_keeps_its_frames_and_can_go_back(tmp_p
         connection.execute(sa.text("INSERT INTO devices VALUES ('a', '2026-01-01', '', 0, '', NULL, '', '{}')"))
         columns = sa.inspect(connection).get_columns("frames")
         given = {each["name"]: "open" if each["name"] == "review" else 0 for each in columns} | {"device_id": "a"}
+        given["reasons"] = '[{"strategy": "margin"}, {"strategy": "ede"}, {"strategy": "margin"}]'
         connection.execute(sa.insert(sa.table("frames", *(sa.column(name) for name in given))), given)
     (before,) = frames()
     step("head", command.upgrade)
     (after,) = frames()
-    assert after == before | {"place": LATER}
+    assert after == before | {"place": LATER, "strategies": "ede\nmargin"}
     step("0001", command.downgrade)
     assert frames() == [before]
     assert sa.inspect(catalogue.engine).get_indexes("frames") == first

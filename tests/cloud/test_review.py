@@ -168,11 +168,13 @@ def test_facets_name_what_there_is_to_filter_by_most_first(services: Services, s
     circle.add_frame(services, session, 1)
     circle.add_frame(services, session, 2, reasons=two, camera="rear")
     circle.add_frame(services, session, 3, delivery=Delivery.OFFERED, acknowledged_at=None, camera="unseen")
+    circle.add_frame(services, session, 4, reasons=[two[1], two[1]], camera="rear")
+    circle.add_frame(services, session, 5, reasons=[], camera="rear", model_digest="b" * 64)
     found = review_queue.facets(session)
-    assert found.devices == (("gate", 2),)
-    assert found.cameras == (("front", 1), ("rear", 1))
-    assert found.strategies == (("ede", 2), ("committee", 1))
-    assert found.models == ((circle.STARTER, 2),)
+    assert found.devices == (("gate", 4),)
+    assert found.cameras == (("rear", 3), ("front", 1))
+    assert found.strategies == (("committee", 2), ("ede", 2))
+    assert found.models == ((circle.STARTER, 3), ("b" * 64, 1))
 
 
 # ---- answers
