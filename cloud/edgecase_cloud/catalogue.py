@@ -59,12 +59,16 @@ DELIVERY_MOVES: Final = MappingProxyType(
 
 
 class Review(StrEnum):
-    """What a person said of a frame: OPEN until it is accepted as it is, corrected, or rejected as not worth a label."""
+    """What a person said of a frame: OPEN until it is accepted as it is, corrected, or rejected as not worth a label.
+
+    CONTEXT: sent along to be seen beside a pick. Nobody is asked for an answer; one that is given counts like any other.
+    """
 
     OPEN = "open"
     ACCEPTED = "accepted"
     CORRECTED = "corrected"
     REJECTED = "rejected"
+    CONTEXT = "context"
 
 
 class JobState(StrEnum):
@@ -122,6 +126,7 @@ class Frame(Base):
     __tablename__ = "frames"
     __table_args__ = (
         Index("ix_frames_device_id_offered_at", "device_id", "offered_at"),
+        Index("ix_frames_context_of", "context_of"),
         # The three orders of the queue, each answered from its index alone: a row is long, with its thumbnail in front of its state.
         Index("ix_frames_place", "delivery", "review", "place", "score", "id"),
         Index("ix_frames_score", "delivery", "score", "review", "id"),
@@ -154,6 +159,9 @@ class Frame(Base):
     strategies: Mapped[str] = mapped_column(  # follows from `reasons`, which never change
         default=lambda context: strategies_of(context.get_current_parameters()["reasons"]), server_default=sa.text("''")
     )
+    context_of: Mapped[str | None] = mapped_column(
+        String(32)
+    )  # the pick, on the same device, beside which this one lies
     boxes: Mapped[list[Any]]  # [class index in the catalogue's class table, score, x1, y1, x2, y2] in pixels
     operating_point: Mapped[float] = mapped_column(default=0.25)  # boxes that score less are candidates only
     thumbnail_jpeg: Mapped[bytes] = mapped_column(LargeBinary, default=b"")

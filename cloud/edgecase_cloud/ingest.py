@@ -154,6 +154,7 @@ class Ingest:
         if offer.boxes and not offer.classes:
             raise WireError(f"frame {offer.frame_id}: boxes without class names")
         index = self._indices(session, offer.classes)
+        pick = None if offer.context_of is msgspec.UNSET else offer.context_of
         row = Frame(
             id=offer.frame_id,
             device_id=offer.device,
@@ -174,6 +175,8 @@ class Ingest:
             model_digest=offer.model_digest,
             score=offer.score,
             reasons=msgspec.to_builtins(offer.reasons),
+            context_of=pick,
+            review=Review.OPEN if pick is None else Review.CONTEXT,
             boxes=[[index[offer.classes[b.cls]], b.score, b.x1, b.y1, b.x2, b.y2] for b in offer.boxes],
             operating_point=offer.operating_point,
             thumbnail_jpeg=offer.thumbnail_jpeg,
@@ -190,7 +193,10 @@ class Ingest:
 
     def _has_enough(self, session: Session, row: Frame, now: datetime) -> str:
         same = sa.select(Frame.id).where(
-            Frame.sha256 == row.sha256, Frame.delivery == Delivery.ACKNOWLEDGED, Frame.id != row.id
+            Frame.sha256 == row.sha256,
+            Frame.delivery == Delivery.ACKNOWLEDGED,
+            Frame.review != Review.CONTEXT,
+            Frame.id != row.id,
         )
         if twin := session.scalar(same.limit(1)):
             return f"the same picture is here already as {twin}"
@@ -209,10 +215,12 @@ class Ingest:
     def _is_duplicate(self, session: Session, row: Frame, look: Look) -> str:
         """Why a frame that shows what a lately taken one shows is not wanted, where duplicates are declined.
 
-        One that is more doubtful is wanted; so is one of a device's audit, since a sample without its repeats would be none.
+        One that is more doubtful is wanted; so is one of a device's audit, since a sample without its repeats would be none, and one that
+        lies beside a pick, which it resembles. Nobody labels the latter, so it makes no other frame a duplicate.
         """
         audit = any(reason["strategy"] == AUDIT for reason in row.reasons)
-        if not self._settings.decline_duplicates or audit or not look.fingerprint:
+        context = row.review == Review.CONTEXT
+        if not self._settings.decline_duplicates or audit or context or not look.fingerprint:
             return ""
         lately = (
             sa.select(Frame.id, Look.fingerprint)
@@ -220,6 +228,7 @@ class Ingest:
             .where(
                 Frame.delivery.in_([Delivery.GRANTED, Delivery.ACKNOWLEDGED]),
                 (Frame.score >= row.score) | (Frame.review != Review.OPEN),
+                Frame.review != Review.CONTEXT,
                 Look.fingerprint != b"",
             )
             .order_by(Look.id.desc())

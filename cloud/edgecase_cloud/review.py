@@ -32,6 +32,8 @@ from edgecase_cloud.reviewable import (
 
 MAX_BOXES: Final = 300
 MAX_AUTHOR_CHARACTERS: Final = 64
+MAX_STILLS: Final = 201  # a pick and the most that a policy lets be sent beside it
+CONTEXT: Final = "context"  # the strategy of a frame that lies beside a pick; its score is the seconds between them
 VERDICTS: Final = (Review.ACCEPTED, Review.CORRECTED, Review.REJECTED)
 
 
@@ -40,8 +42,19 @@ class NotReviewable(LookupError):
 
 
 @dataclass(frozen=True)
+class Still:
+    """A frame of a strip, taken `after_s` seconds after the pick, negative before it."""
+
+    id: str
+    after_s: float
+
+
+@dataclass(frozen=True)
 class FrameDetail:
-    """Everything the editor needs of one frame; `history` has the newest answer first."""
+    """Everything the editor needs of one frame; `history` has the newest answer first.
+
+    `strip`: the pick and what was sent beside it, in the order of time, this frame among them; empty where nothing was sent beside it.
+    """
 
     frame: QueueItem
     key: str
@@ -49,6 +62,7 @@ class FrameDetail:
     acknowledged_at: datetime
     history: tuple[Answer, ...]
     classes: tuple[str, ...]
+    strip: tuple[Still, ...]
 
 
 @dataclass(frozen=True)
@@ -94,6 +108,7 @@ def frame_detail(session: Session, frame_id: str) -> FrameDetail:
         acknowledged_at=row.acknowledged_at or row.offered_at,
         history=history,
         classes=class_names(session),
+        strip=_strip(session, row),
     )
 
 
@@ -164,6 +179,22 @@ def decide(
         if problem := _problem(box, item, class_count):
             return InvalidAnnotation(f"box {number}: {problem}")
     return tuple(rounded(box) for box in boxes)
+
+
+def _strip(session: Session, row: Frame) -> tuple[Still, ...]:
+    pick = row.context_of or row.id
+    rows = session.execute(
+        sa.select(Frame.id, Frame.reasons)
+        .where(ARRIVED, (Frame.id == pick) | (Frame.context_of == pick), Frame.device_id == row.device_id)
+        .order_by(Frame.id != pick, Frame.id)
+        .limit(MAX_STILLS)
+    )
+    stills = [Still(each.id, 0.0 if each.id == pick else _seconds_from_pick(each.reasons)) for each in rows]
+    return tuple(sorted(stills, key=lambda still: (still.after_s, still.id))) if len(stills) > 1 else ()
+
+
+def _seconds_from_pick(reasons: Sequence[dict[str, Any]]) -> float:
+    return next((float(each["score"]) for each in reasons if each["strategy"] == CONTEXT), 0.0)
 
 
 def _arrived(session: Session, frame_id: str) -> Frame:

@@ -147,13 +147,15 @@ def next_frame(session: Session, wanted: QueueFilter, after: str | None) -> str 
 
 
 def previous_frame(session: Session, wanted: QueueFilter, before: str) -> str | None:
-    """The frame in front of `before`, whatever was said of it: the way back to the answer just given."""
+    """The frame in front of `before` that was asked for, whatever was said of it: the way back to the answer just given."""
     anchor = session.get(Frame, before)
     if anchor is None:
         return None
     return session.scalar(
         sa.select(Frame.id)
-        .where(*_matching(session, _in_state(wanted, None)), _ahead(wanted.order, anchor))
+        .where(
+            *_matching(session, _in_state(wanted, None)), Frame.review != Review.CONTEXT, _ahead(wanted.order, anchor)
+        )
         .order_by(*_reversed(wanted.order))
         .limit(1)
     )

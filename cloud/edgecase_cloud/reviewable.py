@@ -110,6 +110,7 @@ class QueueItem:
     review: Review
     revision: int
     answer: Answer | None
+    context_of: str | None = None
     standing: Standing | None = None
 
 
@@ -173,6 +174,7 @@ def item_of(row: Frame, answer: Answer | None, standing: Standing | None = None)
         review=Review(row.review),
         revision=row.revision,
         answer=answer,
+        context_of=row.context_of,
         standing=standing,
     )
 

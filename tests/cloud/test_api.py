@@ -247,7 +247,7 @@ def test_the_summary_adds_up_what_devices_report_and_the_catalogue_holds(
     assert body["frames"]["seen"] == 200
     assert body["frames"]["arrived"] == 3
     assert body["bytes"] == {"sent": 10, "all_frames": 100}
-    assert body["review"] == {"open": 2, "accepted": 0, "corrected": 1, "rejected": 0}
+    assert body["review"] == {"open": 2, "accepted": 0, "corrected": 1, "rejected": 0, "context": 0}
     assert body["labelled"] == 1
     assert [d["balance_holds"] for d in body["devices"]] == [True, True, True]
     assert (body["dataset"], body["job"], body["release"]) == (None, None, None)

@@ -91,13 +91,17 @@ def test_a_catalogue_of_the_first_version_keeps_its_frames_and_can_go_back(tmp_p
         columns = sa.inspect(connection).get_columns("frames")
         given = {each["name"]: "open" if each["name"] == "review" else 0 for each in columns} | {"device_id": "a"}
         given["reasons"] = '[{"strategy": "margin"}, {"strategy": "ede"}, {"strategy": "margin"}]'
-        connection.execute(sa.insert(sa.table("frames", *(sa.column(name) for name in given))), given)
-    (before,) = frames()
+        beside = given | {"id": "1", "reasons": '[{"strategy": "context", "score": -1.5}]'}
+        connection.execute(sa.insert(sa.table("frames", *(sa.column(name) for name in given))), [given, beside])
+    before = frames()
     step("head", command.upgrade)
-    (after,) = frames()
-    assert after == before | {"place": LATER, "strategies": "ede\nmargin"}
+    new = {"place": LATER, "context_of": None}
+    assert frames() == [
+        before[0] | new | {"strategies": "ede\nmargin"},
+        before[1] | new | {"strategies": "context", "review": "context"},
+    ]
     step("0001", command.downgrade)
-    assert frames() == [before]
+    assert frames() == before
     assert sa.inspect(catalogue.engine).get_indexes("frames") == first
     assert {"looks", "standings"}.isdisjoint(sa.inspect(catalogue.engine).get_table_names())
     step("head", command.upgrade)

@@ -73,7 +73,7 @@ def test_status_and_lists_tell_a_script_and_a_person_what_is_there(cloud: Cloud)
     told = json.loads(cloud.run("status", "--json").stdout)
     assert told["running"]["web"] == cloud.endpoints.web
     assert told["frames"]["delivery"]["acknowledged"] >= 2
-    assert set(told["frames"]["review"]) == {"open", "accepted", "corrected", "rejected"}
+    assert set(told["frames"]["review"]) == {"open", "accepted", "corrected", "rejected", "context"}
     assert told["store"]["reachable"]
     (listed,) = [entry for entry in told["devices"] if entry["id"] == "cli-cam"]
     assert (listed["online"], listed["running_digest"]) == (True, "c" * 64)

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 import sqlalchemy as sa
 
-from edgecase_cloud.catalogue import Delivery, Device, Event, Frame, Look, ObjectClass
+from edgecase_cloud.catalogue import Delivery, Device, Event, Frame, Look, ObjectClass, Review
 from edgecase_cloud.ingest import Ingest, Reply
 from edgecase_cloud.services import Services
 from edgecase_cloud.store import ObjectStore, PutGrant, Unreachable
@@ -433,8 +433,9 @@ def test_duplicates_are_taken_unless_they_are_to_be_declined(tell: Told) -> None
         ({"thumbnail_jpeg": circle.plain_jpeg(160)}, wire.Grant),
         ({"thumbnail_jpeg": b""}, wire.Grant),
         ({"reasons": [wire.Reason("audit", 0.1, 0.0, 0.1)]}, wire.Grant),
+        ({"context_of": "f" * 32, "score": 0.0}, wire.Grant),
     ],
-    ids=["again", "on another device", "more doubtful", "other light", "no thumbnail", "audit"],
+    ids=["again", "on another device", "more doubtful", "other light", "no thumbnail", "audit", "beside a pick"],
 )
 def test_where_they_are_declined_only_what_shows_nothing_new_is(
     tmp_path: Path, s3: S3Server, changes: dict[str, Any], expected: type[wire.Down]
@@ -447,3 +448,22 @@ def test_where_they_are_declined_only_what_shows_nothing_new_is(
     if isinstance(answer, wire.Decline):
         assert answer.reason == f"it shows what {first.id} shows"
     assert isinstance(tell(first.offer), wire.Grant)  # it is no duplicate of itself
+
+
+def test_what_lies_beside_a_pick_is_kept_but_not_asked_for_and_takes_no_picks_place(
+    tmp_path: Path, s3: S3Server
+) -> None:
+    tell = Told(make_services(tmp_path, s3.store, "cam-1", decline_duplicates=True))
+    pick = shot(thumbnail_jpeg=circle.plain_jpeg())
+    reasons = [wire.Reason("context", -1.5, 0.0)]
+    beside = shot(
+        content=pick.content, thumbnail_jpeg=circle.plain_jpeg(), score=0.0, reasons=reasons, context_of=pick.id
+    )
+    for frame in (beside, pick):  # in this order: what came before a pick may well arrive before it
+        grant = tell(frame.offer)
+        assert isinstance(grant, wire.Grant)
+        put(grant, frame.content)
+        assert isinstance(tell(frame.stored(grant)), wire.Ack)
+    with tell.parts.catalogue.session() as session:
+        rows = [session.get_one(Frame, frame.id) for frame in (pick, beside)]
+    assert [(row.review, row.context_of) for row in rows] == [(Review.OPEN, None), (Review.CONTEXT, pick.id)]

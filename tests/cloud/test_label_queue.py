@@ -134,6 +134,27 @@ def test_only_open_frames_whose_picture_arrived_are_chosen_from(services: Servic
     assert (batch.waiting, [pick.id for pick in batch.picks]) == (1, [one])
 
 
+def test_what_lies_beside_a_pick_is_neither_in_the_batch_nor_in_the_queue_until_somebody_answers_it(
+    services: Services,
+) -> None:
+    first = add(services, 1, score=2.0)
+    beside = add(services, 2, score=0.0, review=Review.CONTEXT, context_of=first)
+    last = add(services, 3, score=1.0)
+    batch = order(services)
+    assert (batch.waiting, {pick.id for pick in batch.picks}) == (2, {first, last})
+    assert set(queue(services)) == {first, last}
+    assert queue(services, QueueFilter(review=Review.CONTEXT)) == [beside]
+    by_time = QueueFilter(order=Order.TIME)
+    with services.catalogue.session() as session:
+        assert review_queue.next_frame(session, by_time, last) == first
+        assert review_queue.previous_frame(session, by_time, first) == last
+        assert review_queue.counts(session).review == {Review.OPEN: 2, Review.CONTEXT: 1}
+    answer(services, beside)
+    with services.catalogue.session() as session:
+        assert review_queue.counts(session).labelled == 1
+    assert order(services).labels == 1
+
+
 def test_a_repeat_stays_open_and_takes_the_place_of_what_it_repeats_when_that_is_gone(services: Services) -> None:
     """Answered frames keep theirs behind; only one that cannot be taken any more lets them forward."""
     best = add(services, 1, shade=7, score=2.0)

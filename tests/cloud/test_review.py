@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from datetime import timedelta
 from pathlib import Path
+from typing import Any
 
 import pytest
 import sqlalchemy as sa
@@ -175,6 +176,32 @@ def test_facets_name_what_there_is_to_filter_by_most_first(services: Services, s
     assert found.cameras == (("rear", 3), ("front", 1))
     assert found.strategies == (("committee", 2), ("ede", 2))
     assert found.models == ((circle.STARTER, 3), ("b" * 64, 1))
+
+
+def test_a_frame_is_shown_with_what_was_sent_beside_it_in_the_order_of_time(
+    services: Services, session: Session
+) -> None:
+    def beside(number: int, pick: int, after_s: float, **changes: Any) -> None:
+        reasons = [{"strategy": "context", "score": after_s, "threshold": 0.0}]
+        changes = {"context_of": circle.frame_id(pick), "review": Review.CONTEXT, "reasons": reasons} | changes
+        circle.add_frame(services, session, number, **changes)
+
+    circle.add_device(session, "other")
+    circle.add_frame(services, session, 3)
+    circle.add_frame(services, session, 9)
+    beside(1, 3, 2.0)
+    beside(2, 3, -1.5)
+    beside(4, 3, 0.5, delivery=Delivery.GRANTED, acknowledged_at=None)
+    beside(5, 3, 0.5, device_id="other")  # one device cannot put its pictures beside another's
+    beside(6, 7, -1.0)  # its pick has not arrived
+    strips = {n: review.frame_detail(session, circle.frame_id(n)).strip for n in (1, 2, 3, 6, 9)}
+    assert [(still.id, still.after_s) for still in strips[3]] == [
+        (circle.frame_id(2), -1.5),
+        (circle.frame_id(3), 0.0),
+        (circle.frame_id(1), 2.0),
+    ]
+    assert strips[1] == strips[2] == strips[3]
+    assert strips[6] == strips[9] == ()
 
 
 # ---- answers

@@ -223,6 +223,29 @@ def test_the_queue_and_a_frame_say_why_they_stand_where_they_stand(services: Ser
     assert "Behind the batch" in client.get(f"/frames/{circle.frame_id(1)}").text
 
 
+def test_a_frame_shows_what_was_before_and_after_it_and_says_of_those_that_they_need_no_label(
+    services: Services,
+) -> None:
+    pick, beside = circle.frame_id(1), circle.frame_id(2)
+    with services.catalogue.session.begin() as session:
+        circle.add_classes(session)
+        circle.add_device(session)
+        circle.add_frame(services, session, 1)
+        reasons = [{"strategy": "context", "score": -1.5, "threshold": 0.0}]
+        circle.add_frame(services, session, 2, reasons=reasons, context_of=pick, review=Review.CONTEXT, score=0.0)
+    client = client_of(services)
+    page = client.get(f"/frames/{pick}?order=time").text
+    assert f'<a href="/frames/{beside}?order=time"><img src="/api/v1/frames/{beside}/thumbnail"' in page
+    assert f'<a href="/frames/{pick}?order=time" aria-current="page">' in page
+    assert "-1.5 s" in page
+    page = client.get(f"/frames/{beside}").text
+    assert "need not be labelled" in page
+    assert "-1.50 s from it" in page
+    assert f"/frames/{beside}" not in client.get("/queue").text
+    assert f"/frames/{beside}" in client.get("/queue?review=context").text
+    assert client.get(f"/api/v1/frames/{beside}").json()["frame"]["context_of"] == pick
+
+
 def test_a_reason_is_text_whatever_a_class_is_called(services: Services) -> None:
     with services.catalogue.session.begin() as session:
         circle.add_classes(session, ["car", EVIL])

@@ -73,7 +73,7 @@ def queue(
 ) -> review_queue.QueuePage:
     """Frames whose picture has arrived: the batch, the most doubtful, or the newest first.
 
-    `review` is open, accepted, corrected, rejected or any.
+    `review` is open, accepted, corrected, rejected, context (sent along with a pick, not to be labelled) or any.
     """
     with reading(services) as session:
         return review_queue.queue(session, wanted, limit=limit, offset=offset)

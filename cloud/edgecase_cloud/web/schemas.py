@@ -80,6 +80,7 @@ class QueueItemOut(Out):
     review: Review
     revision: int
     answer: AnswerOut | None
+    context_of: str | None
     standing: reviewable.Standing | None
 
 
@@ -94,7 +95,7 @@ class QueueOut(Out):
 
 
 class FrameOut(Out):
-    """One frame with every answer it was given, newest first."""
+    """One frame with every answer it was given, newest first, and the `strip` of what was sent beside it."""
 
     frame: QueueItemOut
     key: str
@@ -102,6 +103,7 @@ class FrameOut(Out):
     acknowledged_at: datetime
     history: list[AnswerOut]
     classes: list[str]
+    strip: list[review.Still]
 
 
 class BoxIn(BaseModel):

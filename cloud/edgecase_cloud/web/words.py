@@ -40,6 +40,7 @@ STRATEGIES: Final = {
         "audit",
         "Drawn by lot, to see how the model does where it feels sure. Each frame of its window had a chance of {propensity}.",
     ),
+    "context": Wording("context", "Sent along with another frame, {score} s from it, for whoever labels that one."),
 }
 SYNONYMS: Final = {
     "uncertainty": "entropy_sum",
