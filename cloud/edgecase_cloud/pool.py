@@ -23,6 +23,7 @@ DARK_BELOW_LUMA: Final = 60.0  # of 255, mean of the thumbnail: dusk and night w
 CONDITIONS: Final = ("light", "dark", "unknown")
 RECENT: Final = 100  # the quotas go on from this many answers
 CONTENT_CLASSES: Final = 64
+_ENOUGH: Final = 20  # scores of a model to tell what is typical of it
 _LEAST_SCORE: Final = 0.01  # of the typical one: where all scores are nothing, distance decides
 
 Answer = Mapping[int, int]
@@ -184,14 +185,27 @@ def _check(frames: Sequence[Candidate]) -> None:
 
 
 def _comparable(frames: Sequence[Candidate]) -> NDArray[np.float64]:
-    """(N,) Scores of which 1.0 is typical of their strategy: devices may be set to different ones."""
+    """(N,) Scores of which 1.0 is typical of their strategy under their model.
+
+    Devices may be set to different strategies, and one model's doubt says nothing about another's: after a release, frames that the model
+    before it picked stand beside the new one's, each by what is typical of its own. A model that gave fewer than `_ENOUGH` scores has no
+    typical one yet; there it is that of the strategy under all models.
+    """
     found = np.array([max(0.0, each.score) for each in frames], np.float64)
     strategy = np.array([next((name for name in each.strategies if name != AUDIT), "") for each in frames], np.str_)
+    model = _numbers([each.model_digest for each in frames])
     for name in np.unique(strategy):
         own = strategy == name
-        positive = found[own & (found > 0)]
-        found[own] /= np.median(positive) if positive.size else 1.0
+        usual = _typical(found[own])
+        for number in np.unique(model[own]):
+            mine = own & (model == number)
+            found[mine] /= _typical(found[mine]) if mine.sum() >= _ENOUGH else usual
     return np.maximum(found, _LEAST_SCORE)
+
+
+def _typical(scores: NDArray[np.float64]) -> float:
+    positive = scores[scores > 0]
+    return float(np.median(positive)) if positive.size else 1.0
 
 
 def _prints(frames: Sequence[Candidate]) -> Prints:

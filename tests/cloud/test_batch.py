@@ -141,6 +141,20 @@ def test_scores_of_different_strategies_are_held_against_their_own_kind() -> Non
     assert ids(chosen([*entropy, *errors, standing_out], frames=1)) == [standing_out.id]
 
 
+def test_doubt_is_held_against_the_same_models_so_a_release_neither_buries_what_waits_nor_what_comes() -> None:
+    old = [candidate(n, score=40.0 + n) for n in range(30)]
+    new = [candidate(100 + n, score=0.4 + n / 100, model_digest="b" * 64) for n in range(30)]
+    old_best, new_best = candidate(200, score=300.0), candidate(201, score=4.0, model_digest="b" * 64)
+    assert set(ids(chosen([*old, *new, old_best, new_best], frames=2))) == {old_best.id, new_best.id}
+
+
+def test_a_model_that_gave_next_to_no_scores_yet_makes_none_of_them_typical() -> None:
+    old = [candidate(n, score=1.0) for n in range(30)]
+    first = candidate(100, score=5.0, model_digest="b" * 64)
+    (pick,) = chosen([*old, first], frames=1).picks
+    assert (pick.id, pick.score) == (first.id, 5.0)
+
+
 def test_where_nothing_is_doubtful_distance_decides() -> None:
     frames = [candidate(n, score=0.0) for n in range(50)]
     batch = chosen(frames, frames=10)

@@ -202,6 +202,22 @@ def test_a_frame_says_in_words_why_it_is_here(full: TestClient) -> None:
     assert "had a chance of 1.2 %" in text
 
 
+def test_a_frame_says_when_the_model_that_found_it_is_not_the_newest(services: Services) -> None:
+    def bundle(digest: str, release: int | None) -> Bundle:
+        at = circle.START + timedelta(hours=release or 0)
+        return Bundle(digest=digest, name="n", version=digest[:4], release=release, created_at=at, path="")
+
+    with services.catalogue.session.begin() as session:
+        circle.add_classes(session)
+        circle.add_device(session)
+        session.add_all([bundle("a" * 64, 1), bundle("b" * 64, 3), bundle("c" * 64, None)])
+        for number, digest in enumerate("abcd"):
+            circle.add_frame(services, session, number, model_digest=digest * 64)
+    texts = [client_of(services).get(f"/frames/{circle.frame_id(number)}").text for number in range(4)]
+    assert "So release 1 saw it; release 3 is out since" in texts[0]
+    assert not [text for text in texts[1:] if "is out since" in text]
+
+
 def test_the_queue_and_a_frame_say_why_they_stand_where_they_stand(services: Services) -> None:
     thumbnail = circle.plain_jpeg()
     with services.catalogue.session.begin() as session:

@@ -95,6 +95,7 @@ def frame(services: Web, request: Request, wanted: Wanted, frame_id: FrameId) ->
         context = {
             "detail": found,
             "item": found.frame,
+            "outdated": _outdated(session, found.frame.model_digest),
             "query": query,
             "left_here": review_queue.count(session, wanted),
             "data": {
@@ -175,6 +176,13 @@ def filters_of(request: Request) -> dict[str, str]:
 def query_of(request: Request) -> str:
     """The filter as a query string without what is default anyway: the part of the URL that travels from page to page."""
     return urlencode([(key, value) for key, value in filters_of(request).items() if value != DEFAULTS.get(key, "")])
+
+
+def _outdated(session: Session, digest: str) -> tuple[int, int] | None:
+    """This model's release and the newest, where that is another; a model that was never released here is none to compare."""
+    own = session.scalar(sa.select(Bundle.release).where(Bundle.digest == digest))
+    newest = session.scalar(sa.select(sa.func.max(Bundle.release)))
+    return None if own is None or newest is None or own == newest else (own, newest)
 
 
 def _gate_of(session: Session, job: Job) -> outcome.GateView | None:
