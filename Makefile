@@ -4,6 +4,8 @@ VENV := .venv
 BIN := $(VENV)/bin
 export YOLO_OFFLINE := 1
 export YOLO_AUTOINSTALL := 0
+# Tests start hundreds of processes: an environment that forbids bytecode would have each compile everything anew.
+export PYTHONDONTWRITEBYTECODE :=
 
 .PHONY: help demo test test-slow test-agent check bench bench-parity bench-loop bench-triage wheel clean
 

@@ -34,6 +34,7 @@ NOT_PASSED: Final = 1
 
 Cohort = Annotated[str, typer.Option(help="The cohort that is told; default is for all that have none of their own.")]
 
+
 class UsageError(Unusable):
     """An option that cannot be followed."""
 

@@ -67,7 +67,7 @@ COST = st.builds(Cost, st.integers(0, 600_000), st.floats(0, 30), st.integers(1,
 # ---- never too much --------------------------------------------------------------------------------------------------
 
 
-@settings(deadline=None, max_examples=100)
+@settings(deadline=None, max_examples=50)
 @given(LIMITS, st.floats(0, 3600), st.lists(st.tuples(STEP_S, COST, st.booleans()), max_size=60))
 def test_no_stretch_of_any_period_is_overspent_in_any_currency_not_even_over_restarts(
     limits: Allowance, carry_s: float, steps: list[tuple[float, Cost, bool]]
@@ -108,7 +108,7 @@ def test_bursts_a_period_apart_are_not_taken_for_older_than_they_are(period: str
     assert overspent(limits, spent) == []
 
 
-@settings(deadline=None, max_examples=60)
+@settings(deadline=None, max_examples=40)
 @given(
     st.floats(0.1, 50),
     st.floats(0.1, 60),
@@ -132,7 +132,7 @@ def test_a_single_budget_is_exact_as_well(limit: float, burst: float, steps: lis
         assert sum(part for at_s, part in spent if end_s - period_s < at_s <= end_s) <= Fraction(limit)
 
 
-@settings(deadline=None, max_examples=100)
+@settings(deadline=None, max_examples=50)
 @given(LIMITS, LIMITS, st.lists(st.tuples(STEP_S, COST), min_size=2, max_size=60), st.data())
 def test_limits_that_change_count_what_was_spent_before_them(
     first: Allowance, then: Allowance, steps: list[tuple[float, Cost]], data: st.DataObject
@@ -205,7 +205,10 @@ BINDING = [
 ]
 
 
-@pytest.mark.parametrize(("limits", "currency", "period", "seconds", "fps"), BINDING)
+@pytest.mark.parametrize(
+    ("limits", "currency", "period", "seconds", "fps"),
+    [pytest.param(*case, marks=pytest.mark.slow if n % 2 else ()) for n, case in enumerate(BINDING)],
+)
 def test_where_candidates_abound_the_tightest_limit_is_used_up_to_two_percent(
     limits: Allowance, currency: str, period: str, seconds: float, fps: float
 ) -> None:
@@ -312,7 +315,7 @@ def test_headroom_is_how_often_a_cost_can_be_paid() -> None:
     assert Purse({}).frames_available == float("inf")
 
 
-@settings(deadline=None, max_examples=100)
+@settings(deadline=None, max_examples=50)
 @given(LIMITS, st.lists(st.tuples(STEP_S, COST), max_size=40))
 def test_headroom_and_refusal_agree(limits: Allowance, steps: list[tuple[float, Cost]]) -> None:
     purse, now_s = Purse(limits), START_S

@@ -143,7 +143,7 @@ def test_what_is_held_is_let_go_with_those_that_may_still_be_picked() -> None:
     assert most <= 4 * (2 * 3 + 1) + 5
 
 
-@settings(deadline=None, max_examples=80)
+@settings(deadline=None, max_examples=40)
 @given(
     frames=st.integers(1, 6),
     before_s=st.floats(0, 5),

@@ -533,7 +533,7 @@ def some_frames(seed: int, count: int) -> tuple[list[Shown], list[float]]:
     return frames, (START_S + np.cumsum(steps_s)).tolist()
 
 
-@settings(deadline=None, max_examples=50)
+@settings(deadline=None, max_examples=30)
 @given(rules=RULES, seed=st.integers(0, 10_000), restarts=st.sets(st.integers(0, 249), max_size=2))
 def test_no_frame_is_kept_twice_and_no_limit_broken_in_any_window_whatever_the_rules_also_over_restarts(
     rules: Rules, seed: int, restarts: set[int]
@@ -594,7 +594,10 @@ SPENT: list[tuple[str, Rules, float, float]] = [
 ]
 
 
-@pytest.mark.parametrize(("rules", "fps", "hours"), [case[1:] for case in SPENT], ids=[case[0] for case in SPENT])
+@pytest.mark.parametrize(
+    ("rules", "fps", "hours"),
+    [pytest.param(*case[1:], id=case[0], marks=pytest.mark.slow if n % 2 else ()) for n, case in enumerate(SPENT)],
+)
 def test_where_candidates_abound_all_but_two_percent_of_the_budget_is_spent_and_nothing_beyond(
     rules: Rules, fps: float, hours: float
 ) -> None:

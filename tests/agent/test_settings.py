@@ -198,7 +198,7 @@ def test_a_missing_file_is_named(tmp_path: Path) -> None:
         load_settings(tmp_path / "none.toml")
 
 
-@examples(max_examples=150, deadline=None)
+@examples(max_examples=60, deadline=None)
 @given(content=st.one_of(st.binary(max_size=200), st.text(max_size=200).map(str.encode)))
 def test_whatever_the_file_holds_there_is_nothing_but_settings_or_one_line(
     tmp_path_factory: pytest.TempPathFactory, content: bytes

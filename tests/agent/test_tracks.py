@@ -159,7 +159,7 @@ SCENE = st.lists(
 )
 
 
-@settings(deadline=None, max_examples=60)
+@settings(deadline=None, max_examples=30)
 @given(st.lists(st.tuples(SCENE, st.sampled_from([0.0, 0.03, 0.1, 0.5, 1.0, 7.0, -1.0])), max_size=12))
 def test_whatever_is_shown_no_id_comes_twice_and_every_cue_is_sound(frames: list[tuple[list[Row], float]]) -> None:
     film, ever, last = Film(), set[int](), dict[int, int]()

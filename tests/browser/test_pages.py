@@ -43,7 +43,7 @@ def test_a_filter_acts_when_it_is_chosen_and_stands_in_the_url(full_desk: Any) -
     full_desk.open("/queue")
     full_desk.page.get_by_label("Device").select_option("van-7")
     full_desk.page.wait_for_url("**/queue?device=van-7", wait_until="commit")
-    assert full_desk.page.locator("[data-card]").count() == 3
+    until(lambda: full_desk.page.locator("[data-card]").count() == 3, what="the frames of that device")
     full_desk.page.get_by_label("Order").select_option("time")
     full_desk.page.wait_for_url("**/queue?order=time&device=van-7", wait_until="commit")
     full_desk.page.get_by_role("link", name="clear").click()

@@ -443,7 +443,7 @@ JSON = st.recursive(
 )
 
 
-@examples(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@examples(max_examples=20, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(body=JSON, key=st.sampled_from([*ANSWER, "boxes.0"]))
 def test_no_body_breaks_the_server(client: TestClient, body: Any, key: str) -> None:
     sent = {**ANSWER, "boxes": [body]} if key == "boxes.0" else {**ANSWER, key: body}
@@ -453,7 +453,7 @@ def test_no_body_breaks_the_server(client: TestClient, body: Any, key: str) -> N
     assert response.status_code < 500, response.text
 
 
-@examples(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@examples(max_examples=20, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(
     key=st.sampled_from(
         ["review", "device", "camera", "class", "strategy", "model", "min_score", "order", "limit", "offset"]

@@ -330,6 +330,7 @@ def test_lots_stay_as_they_are_when_other_frames_come_and_go() -> None:
 # ---- size
 
 
+@pytest.mark.slow
 def test_thousands_of_frames_are_chosen_from_in_seconds_and_bounded_memory() -> None:
     frames = crowd(4_000, features=64)
     answers = [answer(each) for each in crowd(400, seed=1, features=64)]

@@ -20,7 +20,7 @@ from edgecase_models import wire
 from support.cloud import NOW, Shot, make_services, shot
 from support.s3 import S3Server
 
-FUZZ = settings(max_examples=100, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+FUZZ = settings(max_examples=50, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 OFFER: dict[str, Any] = json.loads(wire.encode(shot().offer))
 KINDS = ("offer", "stored", "status")
 
@@ -146,7 +146,7 @@ class Fleet(RuleBasedStateMachine):
 
 def test_duplicated_reordered_and_conflicting_messages_never_break_the_word_of_the_catalogue(parts: Services) -> None:
     machine = type("OverRealServers", (Fleet,), {"parts": parts})
-    run_state_machine_as_test(machine, settings=settings(max_examples=12, stateful_step_count=20, deadline=None))
+    run_state_machine_as_test(machine, settings=settings(max_examples=8, stateful_step_count=20, deadline=None))
 
 
 def test_every_dead_letter_of_this_file_can_be_shown_as_json(parts: Services) -> None:

@@ -153,6 +153,7 @@ def test_without_a_running_cloud_labels_are_built_trained_and_judged_and_a_perso
     assert "is 'gone'" in refused("gate", "gone", "--data", data)
 
 
+@pytest.mark.slow
 @needs_training
 @pytest.mark.timeout(400)
 def test_ctrl_c_ends_a_training_here_with_everything_it_started(data: Path, starter: Starter, tmp_path: Path) -> None:

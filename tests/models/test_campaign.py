@@ -234,7 +234,7 @@ def tried(text: str) -> Condition | None:
         return None
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=100, deadline=None)
 @given(st.lists(ATOMS | SIGNS, max_size=12).map(" ".join) | st.text(max_size=40), FRAMES)
 def test_any_text_is_a_condition_or_one_line_and_any_frame_matches_or_not(text: str, frame: dict[str, object]) -> None:
     condition = tried(text)
@@ -242,7 +242,7 @@ def test_any_text_is_a_condition_or_one_line_and_any_frame_matches_or_not(text: 
         assert condition.matches(frame) in {True, False}
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=80, deadline=None)
 @given(ATOMS, st.sampled_from(["<", "<=", ">", ">=", "==", "!=", "in"]), ATOMS, FRAMES)
 def test_comparisons_of_any_two_atoms_are_decided_or_refused(left: str, sign: str, right: str, frame: dict) -> None:
     condition = tried(f"{left} {sign} {right}")

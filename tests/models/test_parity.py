@@ -27,7 +27,13 @@ def pictures(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
 
 
 @pytest.mark.parametrize(
-    "form", [{"imgsz": [224, 384]}, {"imgsz": 384, "dynamic": True}, {"imgsz": 384, "nms": True}], ids=str
+    "form",
+    [
+        {"imgsz": [224, 384]},
+        {"imgsz": 384, "nms": True},
+        pytest.param({"imgsz": 384, "dynamic": True}, marks=pytest.mark.slow),
+    ],
+    ids=str,
 )
 def test_boxes_and_scores_are_ultralytics_own(
     tmp_path: Path, pictures: list[Path], form: dict[str, Any], monkeypatch: pytest.MonkeyPatch

@@ -198,7 +198,7 @@ def test_hostile_payloads_are_refused(payload: bytes) -> None:
             read(payload)
 
 
-@settings(max_examples=500)
+@settings(max_examples=150)
 @given(
     st.binary(max_size=300)
     | st.recursive(st.none() | st.integers() | st.floats() | st.text(), st.lists).map(lambda x: json.dumps(x).encode())
