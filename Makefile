@@ -25,10 +25,10 @@ demo: $(VENV)/ready ## the whole circle once, on two simulated devices; report i
 	@$(BIN)/python deploy/demo/demo.py --out build/demo $(DEMO)
 
 test: $(VENV)/ready ## the test suite, under five minutes
-	@$(BIN)/python -m pytest -n 4 --dist worksteal $(TESTS)
+	@$(BIN)/python -m pytest -n 3 --dist worksteal $(TESTS)
 
 test-slow: $(VENV)/ready ## what it leaves out: more of the same kind, at more than ten seconds each
-	@$(BIN)/python -m pytest -n 4 --dist worksteal --slow -m slow $(TESTS)
+	@$(BIN)/python -m pytest -n 3 --dist worksteal --slow -m slow $(TESTS)
 
 test-agent: ## the device's tests where nothing but [agent] is installed
 	@test -x .venv-agent/bin/python || $(PYTHON) -m venv .venv-agent

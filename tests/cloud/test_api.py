@@ -260,6 +260,7 @@ def test_a_balance_that_does_not_add_up_is_told(services: Services, client: Test
     assert told == {"gate": True, "leaky": False}
 
 
+@pytest.mark.slow
 def test_listings_hold_everything_there_is(services: Services, tmp_path: Path) -> None:
     full = circle.services_in(tmp_path / "full")
     circle.fill(full, 4)

@@ -101,6 +101,7 @@ def test_labels_become_a_better_released_model(parts: Services, starter: Starter
         datasets.opened(data, row)
 
 
+@pytest.mark.slow
 @needs_training
 @pytest.mark.timeout(400)
 def test_a_stop_ends_the_training_and_puts_the_job_back(parts: Services, starter: Starter, tmp_path: Path) -> None:

@@ -129,6 +129,7 @@ def test_what_cannot_work_is_said_in_one_line(
     one_line(edgecase_cloud_process("up", "--data", str(tmp_path / data), **environment), 2, *words)
 
 
+@pytest.mark.slow
 def test_a_catalogue_that_is_none_or_of_a_newer_program_is_said_in_one_line(tmp_path: Path) -> None:
     broken, newer = tmp_path / "broken", tmp_path / "newer"
     any_port = ("--web-port", "0", "--mqtt-port", "0", "--s3-port", "0")
@@ -185,6 +186,7 @@ def test_nothing_of_the_cloud_listens_beyond_loopback(cloud: Cloud) -> None:
 # Nothing is lost
 
 
+@pytest.mark.slow
 def test_a_frame_whose_stored_message_found_nobody_is_acknowledged_when_ingest_is_back(cloud: Cloud) -> None:
     """The kill falls between the object in the store and the acknowledgement; the device says nothing twice."""
     device = cloud.device("between")

@@ -268,6 +268,7 @@ def test_a_kill_by_the_machine_is_told_as_one(tmp_path: Path) -> None:
         train(run_with(tmp_path, epochs=5000), on_event=follow)
 
 
+@pytest.mark.slow
 @needs_training
 def test_the_process_ends_with_the_one_that_started_it(tmp_path: Path) -> None:
     """The worker is killed; its trainer goes with it."""

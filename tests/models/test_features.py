@@ -169,11 +169,9 @@ def test_the_starter_gives_features() -> None:
     assert np.linalg.norm(features[0] - features[1]) > 1
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not EXPORTS or not PICTURES, reason="needs ../shared: detectors and pictures")
-@pytest.mark.parametrize(
-    "export",
-    [pytest.param(path, id=path.stem, marks=pytest.mark.slow if n else ()) for n, path in enumerate(EXPORTS)],
-)
+@pytest.mark.parametrize("export", EXPORTS, ids=lambda path: path.stem)
 def test_real_exports_see_what_they_saw(tmp_path: Path, export: Path) -> None:
     pictures = [read_rgb(path) for path in PICTURES]
     assert len(find_neck(onnx.load(export).graph, "it").tensors) == 3

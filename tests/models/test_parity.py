@@ -30,7 +30,7 @@ def pictures(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
     "form",
     [
         {"imgsz": [224, 384]},
-        {"imgsz": 384, "nms": True},
+        pytest.param({"imgsz": 384, "nms": True}, marks=pytest.mark.slow),
         pytest.param({"imgsz": 384, "dynamic": True}, marks=pytest.mark.slow),
     ],
     ids=str,

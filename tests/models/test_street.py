@@ -114,12 +114,14 @@ def test_all_classes_come_by() -> None:
     assert seen == set(range(len(CLASSES)))
 
 
+@pytest.mark.slow
 def test_traffic_comes_in_bursts() -> None:
     counts = [len(street(seed=3, pose="junction").truth(index)) for index in range(0, 3000, 30)]
     assert min(counts) <= 2
     assert max(counts) >= 8
 
 
+@pytest.mark.slow
 def test_darkness_hides_nobody_from_the_truth_but_fog_does() -> None:
     day, night = street(seed=11).truth(90), street(seed=11, scene="night").truth(90)
     assert np.array_equal(day.boxes_xyxy_px, night.boxes_xyxy_px)
@@ -143,7 +145,7 @@ def test_each_condition_looks_as_it_is_called() -> None:
 
 
 def test_seeds_give_different_streets() -> None:
-    assert len({digest(street(seed=seed, pose="kerb").image(0)) for seed in range(5)}) == 5
+    assert len({digest(street(seed=seed, pose="kerb").image(0)) for seed in range(3)}) == 3
 
 
 def test_a_timeline_changes_when_it_says_and_lasts_for_ever() -> None:

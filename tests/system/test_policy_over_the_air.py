@@ -23,6 +23,7 @@ quota_per_day = 5
 """
 
 
+@pytest.mark.slow
 @pytest.mark.timeout(120)
 def test_a_policy_is_published_followed_refused_and_withdrawn_while_the_agent_runs(circle: Circle) -> None:
     bundle = a_bundle(circle.folder / "model.tar")
