@@ -118,9 +118,9 @@ class Shadow:
     """
 
     def __init__(self, candidate: Callable[[], Loaded | None], otherwise: Member | None = None) -> None:
-        """`otherwise` left out is `Shifted`."""
+        """`otherwise` left out is `Flipped`."""
         self._candidate = candidate
-        self._otherwise = Shifted() if otherwise is None else otherwise
+        self._otherwise = Flipped() if otherwise is None else otherwise
 
     def look(self, picture: Picture, incumbent: Detecting) -> View:
         candidate = self._candidate()

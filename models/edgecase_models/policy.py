@@ -300,7 +300,7 @@ class CommitteePolicy(Section):
     share: Share = Field(default=0.2, description="Of the frames, how many get it by rank; 0 for no committee.")
     random_share: Share = Field(default=0.01, description="Of the others, how many get it by chance.")
     member: SecondMember = Field(
-        default=SecondMember.SHIFTED,
+        default=SecondMember.FLIPPED,
         description="Who gives it: shifted, flipped, candidate, or bundle, where one is named.",
     )
     bundle: Path | None = Field(default=None, description="Another model as the second member.")
