@@ -295,7 +295,7 @@ def test_check_says_which_campaigns_are_for_this_device(site: Site) -> None:
     config.write_text(config.read_text() + campaigns)
     assert findings(config)[1]["policy"] == (
         True,
-        "strategy ede; committee shifted; 1 of 2 campaigns for this device: vans",
+        "strategy ede; committee flipped; 1 of 2 campaigns for this device: vans",
     )
 
 
