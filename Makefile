@@ -7,7 +7,7 @@ export YOLO_AUTOINSTALL := 0
 # Tests start hundreds of processes: an environment that forbids bytecode would have each compile everything anew.
 export PYTHONDONTWRITEBYTECODE :=
 
-.PHONY: help demo test test-slow test-agent check bench bench-parity bench-loop bench-triage wheel clean
+.PHONY: help demo test test-slow test-agent check bench bench-parity bench-loop bench-triage bench-labels wheel clean
 
 help: ## this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /  make \1\t/' | expand -t 22
@@ -54,6 +54,10 @@ bench-loop: $(VENV)/ready ## frames per second of the whole loop beside session.
 bench-triage: $(VENV)/ready ## which frames: our selection beside its peers on labelled streams, by the truth
 	@$(BIN)/pip install --quiet --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[bench]'
 	@cd tests && ../$(BIN)/python -m bench.triage.run
+
+bench-labels: $(VENV)/ready ## what picks teach: 70 retrainings, hours of two cores
+	@$(BIN)/pip install --quiet --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[bench]'
+	@cd tests && ../$(BIN)/python -m bench.triage.labels
 
 wheel: $(VENV)/ready ## build the wheel into dist/
 	@$(BIN)/pip wheel --quiet --no-deps --wheel-dir dist .

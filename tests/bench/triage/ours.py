@@ -117,6 +117,8 @@ class Ours:
                 look, np.zeros((0, 0, 3), np.uint8), at, look.hw_px, fingerprint=lambda look=look: look.fingerprint
             )
             judged = judge.judge(shown, model, look.seen)
+            if judged.second_failure is not None:
+                raise judged.second_failure
             run.second_looks += judged.second_look
             run.take(selection.close(at_s, lambda item: item.size_bytes))
         run.take(selection.close(at_s, lambda item: item.size_bytes, ending=True))
