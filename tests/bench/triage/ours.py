@@ -23,9 +23,11 @@ from edgecase_models.policy import SecondMember
 from edgecase_models.strategy import Strategy
 
 UNSEEN = 16 / 384
-RULES = Rules(window_s=60.0, gap_s=1.8, leaders=48)
-"""A window as long as four scenes, so that more goes to the bad ones; half a scene's step between picks."""
-
+PICKS_PER_WINDOW, GAP_OF_MEAN = 15, 0.45
+"""A window as long as the budget's next 15 frames, so that more of them go to the bad scenes, and picks no nearer than this share of their
+mean distance.
+"""
+RULES = Rules(leaders=48)
 EPOCH = datetime(2026, 1, 1, tzinfo=UTC)
 
 
@@ -83,7 +85,7 @@ class _Model:
 
 @dataclass(frozen=True)
 class Ours:
-    """The whole of it under one set of rules. `rules.budget` is put in by `pick`."""
+    """The whole of it under one set of rules. The budget, and the window and the gap that follow from it, are put in by `run`."""
 
     name: str = "edgecase"
     rules: Rules = RULES
@@ -99,8 +101,14 @@ class Ours:
         return self.run(stream, budget, int(rng.integers(2**31))).picks
 
     def run(self, stream: Stream, budget: int, seed: int) -> Run:
-        per_hour = budget / (len(stream.looks) / stream.fps) * 3600
-        rules = replace(self.rules, budget={"frames": {"hour": per_hour}}, seed=seed)
+        mean_s = len(stream.looks) / stream.fps / budget
+        rules = replace(
+            self.rules,
+            window_s=PICKS_PER_WINDOW * mean_s,
+            gap_s=GAP_OF_MEAN * mean_s,
+            budget={"frames": {"hour": 3600 / mean_s}},
+            seed=seed,
+        )
         empty = SelectionState(purse=PurseState(at_s=EPOCH.timestamp(), credit={"frames": 0.0}))
         selection: Selection[Look] = Selection(rules, empty)
         played = _Played(stream.names)

@@ -217,4 +217,4 @@ SCORES: Final[Mapping[str, ScoreOf]] = MappingProxyType(
         "EGL": egl,
     }
 )
-TWO_PASS_SCORES: Final[Mapping[str, ScoreOf]] = MappingProxyType({"CALD, shifted view": cald})
+TWO_PASS_SCORES: Final[Mapping[str, ScoreOf]] = MappingProxyType({"CALD, mirrored view": cald})
