@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from support.hub import Hub, running_hub
 from support.store import Store, running_store
 
 if TYPE_CHECKING:
@@ -52,4 +53,11 @@ def memory_path(tmp_path: Path) -> Iterator[Path]:
 def store() -> Iterator[Store]:
     """A local HTTP store."""
     with running_store() as running:
+        yield running
+
+
+@pytest.fixture
+def hub(tmp_path: Path) -> Iterator[Hub]:
+    """A hub with a signed repository."""
+    with running_hub(tmp_path / "hub") as running:
         yield running

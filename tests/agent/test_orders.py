@@ -6,7 +6,6 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator
 from datetime import timedelta
 from functools import partial
 from pathlib import Path
@@ -34,12 +33,6 @@ from edgecase_models import wire
 from edgecase_models.policy import MAX_POLICY_BYTES, Policy
 from support.bundles import a_bundle
 from support.hub import Hub, running_hub
-
-
-@pytest.fixture
-def hub(tmp_path: Path) -> Iterator[Hub]:
-    with running_hub(tmp_path / "hub") as running:
-        yield running
 
 
 class Device:

@@ -6,7 +6,6 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Iterator
 from datetime import timedelta
 from pathlib import Path
 
@@ -31,12 +30,6 @@ from edgecase_models import wire
 from edgecase_models.bundle import Bundle, sha256_of
 from support.bundles import a_bundle, expecting_more, rewritten
 from support.hub import Hub, running_hub
-
-
-@pytest.fixture
-def hub(tmp_path: Path) -> Iterator[Hub]:
-    with running_hub(tmp_path / "hub") as running:
-        yield running
 
 
 class Device:

@@ -1,6 +1,6 @@
 """What picks teach: the starter retrained on what each selector chose, at equal frames and at equal boxes, judged on streets nobody saw.
 
-    make bench-labels                                         five streams, 70 trainings: two hours of two cores
+    make bench-labels                                         five streams, 80 trainings: two hours of two cores
     python -m bench.triage.labels --jobs 8 --device 0         the same with a GPU, in minutes
 
 Training, evaluation and the cloud's choice of a batch are the product's own. What was measured is kept under `build/bench/labels/`.
@@ -183,7 +183,7 @@ def retrained(case: Case, recipe: TrainingRecipe) -> Figures:
     if not path.exists():
         folder = FOLDER / "runs" / case.key(recipe)
         shutil.rmtree(folder, ignore_errors=True)
-        names = tuple(Bundle.open(STARTER).manifest.classes)
+        manifest = Bundle.open(STARTER).manifest
         pictures = [*(FOLDER / "replay" / "images" / "train").glob("*.jpg"), *drawn(case.seed, case.picks)]
         for each in pictures:
             label = each.parents[2] / "labels" / "train" / f"{each.stem}.txt"
@@ -191,8 +191,8 @@ def retrained(case: Case, recipe: TrainingRecipe) -> Figures:
                 target = folder / kind / "train" / f"{each.parents[2].name}-{file.name}"
                 target.parent.mkdir(parents=True, exist_ok=True)
                 target.hardlink_to(file)
-        (folder / "data.yaml").write_bytes(data_yaml(names, {"train"}))
-        shape = Bundle.open(STARTER).manifest.input
+        (folder / "data.yaml").write_bytes(data_yaml(manifest.classes, {"train"}))
+        shape = manifest.input
         export = Export(shape.height_px, shape.width_px, shape.long_side_px)
         done = train(Run(folder, WEIGHTS, folder / "data.yaml", export, recipe))
         save(path, case, measured(Detector(done.onnx, Runtime(threads=1), CURVE_THRESHOLDS)))
@@ -231,7 +231,8 @@ def measured(detector: Detector) -> Figures:
     seen = [list(sightings(detector, samples_from_folder(FOLDER / "test" / name))) for name in CONDITIONS]
     mixed: list[Sighting] = []
     for share, own in zip(CONDITIONS.values(), seen, strict=True):
-        mixed += own[:: max(1, len(own) // round(share * MIXED_PICTURES))][: round(share * MIXED_PICTURES)]
+        count = round(share * MIXED_PICTURES)
+        mixed += own[:: max(1, len(own) // count)][:count]
     night = [each for name, own in zip(CONDITIONS, seen, strict=True) if name in NIGHT for each in own]
     whole = score(mixed)
     rarest, _ = min(Counter(name for each in mixed for name in each.truth_classes).items(), key=lambda item: item[1])

@@ -94,13 +94,9 @@ class Ours:
     committee: bool = True
     member: SecondMember = SecondMember.FLIPPED
     share: float = 0.2
-    streaming: bool = True
-
-    def pick(self, stream: Stream, budget: int, rng: np.random.Generator) -> list[int]:
-        """What the device would keep of the stream at a rate of `budget` frames over its whole length, beginning with nothing saved."""
-        return self.run(stream, budget, int(rng.integers(2**31))).picks
 
     def run(self, stream: Stream, budget: int, seed: int) -> Run:
+        """What the device would keep of the stream at a rate of `budget` frames over its whole length, beginning with nothing saved."""
         mean_s = len(stream.looks) / stream.fps / budget
         rules = replace(
             self.rules,

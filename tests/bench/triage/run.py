@@ -12,7 +12,7 @@ import argparse
 import sys
 from collections.abc import Callable, Sequence
 from concurrent.futures import ProcessPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Final
 
@@ -94,8 +94,6 @@ def measure(make: Callable[[], Stream]) -> Measured:
 
 def variants(table: scoring.Calibration) -> list[Ours]:
     """The product's own way, and the same without its parts."""
-    from dataclasses import replace
-
     whole = Ours(OURS, calibration=table)
     return [
         whole,
