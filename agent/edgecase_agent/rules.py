@@ -42,7 +42,8 @@ class Rules:
     at most `leaders`, in memory. Picks lie at least `gap_s` apart, score above `min_score`, and do not repeat one of the last `memory`
     picks (`repeat_bits`, `repeat_levels`: see `Fingerprint.repeats`; -1 bits: no such gate). An object's errors count `track_discount`
     times as much for each time that they were sent before; `novelty_weight` multiplies by (novelty)^weight where the model gives features.
-    `audit_share` of the frames is drawn at random, whatever they score: the only sample from which it can be told what the scores miss.
+    `audit_share` of the frames is drawn at random, spread over the window, whatever they score: the only sample from which it can be told
+    what the scores miss.
     `called` are the triggers that pick by themselves, within their quotas, the first of equal priority first; where `by_rank` is False
     only they and the audit do. `quotas` bounds a whole kind of picks: "uncertainty", by rank; "audit"; and of the triggers what stands
     before a colon, as in "campaign:night".

@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 
 from edgecase_agent.budget import Budget, BudgetState, Cost, Purse, PurseState
 from edgecase_agent.context import Company, Context
+from edgecase_agent.draws import Draws
 from edgecase_agent.rules import DAY_S, Rules
 from edgecase_agent.scoring import Novelty
 from edgecase_models.fingerprint import Fingerprint
@@ -171,7 +172,7 @@ class Selection(Generic[T]):
         self._called_most = min(rules.leaders, 1 + math.ceil(burst))
         self._audit_limit = 1 + rules.audit_share * max(1.0, burst)
         self._audit = min(state.audit, self._audit_limit) if state else 0.0
-        self._draws = min(rules.leaders, int(self._audit_limit)) if rules.audit_share else 0
+        self._most_drawn = min(rules.leaders, int(self._audit_limit)) if rules.audit_share else 0
         self._beside = float(self._context.most) if state is None or state.beside is None else state.beside
         self._chance = random.Random(rules.seed)  # noqa: S311 (a sample, not a secret)
         self._recent: deque[Fingerprint] = deque(maxlen=rules.memory if rules.repeat_bits >= 0 else 0)
@@ -181,10 +182,9 @@ class Selection(Generic[T]):
         self._clock_s: float | None = None
         self._picks_per_s = self._purse.picks_per_s(self._beside)
         self._start_s: float | None = None
-        self._seen = 0
         self._leaders: list[_Leader[T]] = []
         self._asked: dict[str, list[_Leader[T]]] = {}
-        self._drawn: list[_Leader[T]] = []
+        self._drawn = self._draws()
 
     @property
     def chance(self) -> random.Random:
@@ -223,7 +223,7 @@ class Selection(Generic[T]):
         leader = _Leader(candidate, now_s, score, self._worth(candidate, score))
         called = self._call(leader)
         reason = self._lead(leader) if self.rules.by_rank else "only what is called for is kept"
-        drawn = self._draw(leader)
+        drawn = self._drawn.offer(leader, now_s - self._start_s)
         if drawn or called or reason is None:
             leader.company = self._context.beside(now_s, passed)
             return Held()
@@ -245,9 +245,10 @@ class Selection(Generic[T]):
         self._keep_leaders(size_of)
         called = (leader for name in self._precedence for leader in self._asked.get(name, ()))
         held = dict.fromkeys((*self._drawn, *called, *self._leaders))
-        self._start_s, self._seen, self._leaders, self._drawn, self._asked = now_s, 0, [], [], {}
+        self._start_s, self._leaders, self._asked = now_s, [], {}
         beside = self._accompany(now_s, size_of)
         self._picks_per_s = self._purse.picks_per_s(self._beside)  # what picks cost of late is known anew
+        self._drawn = self._draws()
         if ending:
             self._context.end()
         kept = [each.verdict for each in held if each.kept]
@@ -301,17 +302,12 @@ class Selection(Generic[T]):
         others = [other for other in leaders if other is not rival][: most - 1]
         return None, sorted([*others, leader], key=lambda each: each.worth, reverse=True)
 
-    def _draw(self, leader: _Leader[T]) -> bool:
-        """Reservoir sampling: each frame of the window is among the draws with the same probability (Vitter 1985, algorithm R)."""
-        self._seen += 1
-        if len(self._drawn) < self._draws:
-            self._drawn.append(leader)
-            return True
-        place = self._chance.randrange(self._seen) if self._draws else self._draws
-        if place < self._draws:
-            self._drawn[place] = leader
-            return True
-        return False
+    def _draws(self) -> Draws[_Leader[T]]:
+        """For the window that begins: as many strata as it should yield random picks."""
+        length_s = min(self._window_s, self._length_s(self._picks_per_s))
+        due = self.rules.audit_share * self._picks_per_s * length_s
+        strata = max(1, round(min(self._most_drawn, due)))
+        return Draws(self._most_drawn, strata, length_s / strata, self._chance)
 
     def _advance(self, now_s: float) -> None:
         passed_s = 0.0 if self._clock_s is None else max(0.0, now_s - self._clock_s)
@@ -344,11 +340,11 @@ class Selection(Generic[T]):
         """
         room = min((quota.available for quota in self._quotas_of(AUDIT)), default=math.inf)
         count = int(min(self._audit + _DUST, self._purse.frames_available, room, len(self._drawn)))
-        for leader in self._chance.sample(self._drawn, count) if count > 0 else ():
+        for leader, propensity in self._drawn.choose(max(0, count)):
             refusal = self._pay(leader, AUDIT, size_of)
             if refusal is None:
                 self._audit -= 1
-                leader.keep(Reason(AUDIT, leader.score, 0.0, count / self._seen, leader.candidate.rank))
+                leader.keep(Reason(AUDIT, leader.score, 0.0, propensity, leader.candidate.rank))
             else:
                 leader.let_go(refusal)
 

@@ -20,7 +20,7 @@ from concurrent.futures import ProcessPoolExecutor
 from dataclasses import asdict, dataclass
 from datetime import timedelta
 from functools import partial
-from itertools import product
+from itertools import groupby, product
 from pathlib import Path
 from typing import Final
 
@@ -43,7 +43,8 @@ from edgecase_cloud.training import Export, Run, TrainingRecipe, train
 from edgecase_models.bundle import Bundle
 from edgecase_models.detector import Detector, Runtime
 from edgecase_models.evaluate import CURVE_THRESHOLDS, Sighting, samples_from_folder, score, sightings
-from edgecase_models.street.dataset import Sample, plan_samples, render_dataset
+from edgecase_models.street.dataset import Sample, encode_jpeg, label_text, plan_samples, render_dataset
+from edgecase_models.street.street import Street
 
 FOLDER: Final = BUILD / "labels"
 WEIGHTS: Final = STARTER.with_name("starter.pt")
@@ -184,11 +185,15 @@ def retrained(case: Case, recipe: TrainingRecipe) -> Figures:
         folder = FOLDER / "runs" / case.key(recipe)
         shutil.rmtree(folder, ignore_errors=True)
         manifest = Bundle.open(STARTER).manifest
-        pictures = [*(FOLDER / "replay" / "images" / "train").glob("*.jpg"), *drawn(case.seed, case.picks)]
-        for each in pictures:
-            label = each.parents[2] / "labels" / "train" / f"{each.stem}.txt"
-            for file, kind in ((each, "images"), (label, "labels")):
-                target = folder / kind / "train" / f"{each.parents[2].name}-{file.name}"
+        replay = FOLDER / "replay"
+        learnt = {
+            path: replay / "labels" / "train" / f"{path.stem}.txt"
+            for path in (replay / "images" / "train").glob("*.jpg")
+        }
+        picked = {path: path.with_suffix(".txt") for path in (picture_of(case.seed, index) for index in case.picks)}
+        for number, (picture, label) in enumerate((learnt | picked).items()):
+            for file, kind in ((picture, "images"), (label, "labels")):
+                target = folder / kind / "train" / f"{number:04d}{file.suffix}"
                 target.parent.mkdir(parents=True, exist_ok=True)
                 target.hardlink_to(file)
         (folder / "data.yaml").write_bytes(data_yaml(manifest.classes, {"train"}))
@@ -200,17 +205,30 @@ def retrained(case: Case, recipe: TrainingRecipe) -> Figures:
     return msgspec.json.decode(path.read_bytes(), type=_Kept).figures
 
 
-def drawn(seed: int, picks: Sequence[int]) -> list[Path]:
-    """The picked frames as labelled pictures on disk; each is drawn once."""
-    scenes = street_scenes(seed)
-    found = []
-    for index in picks:
-        folder = FOLDER / "pictures" / f"{seed}-{index:05d}"
-        if not folder.exists():
-            scene = scenes[index // FRAMES_PER_SCENE]
-            rendered(folder, [(scene.spec, scene.start + index % FRAMES_PER_SCENE)], "train")
-        found += (folder / "images" / "train").glob("*.jpg")
-    return found
+def picture_of(seed: int, index: int) -> Path:
+    """Where `draw` puts a frame of the street stream `seed`; its label lies beside it."""
+    return FOLDER / "pictures" / f"{seed}-{index:05d}.jpg"
+
+
+def draw(seed: int, scene: int, indices: Sequence[int]) -> None:
+    """These frames of one scene as labelled pictures on disk; to build the street costs ten times a frame, so it is done once."""
+    asked = street_scenes(seed)[scene]
+    street = Street(asked.spec)
+    for index in indices:
+        picture, truth = street.frame(asked.start + index - scene * FRAMES_PER_SCENE)
+        path = picture_of(seed, index)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.with_suffix(".txt").write_text(label_text(truth, asked.spec.width_px, asked.spec.height_px))
+        part = path.with_suffix(".part")
+        part.write_bytes(encode_jpeg(picture))
+        part.replace(path)
+
+
+def undrawn(cases: Sequence[Case]) -> list[tuple[int, int, list[int]]]:
+    """What `draw` is to be called with before the cases can be trained."""
+    wanted = {(case.seed, index) for case in cases for index in case.picks if not picture_of(case.seed, index).exists()}
+    by_scene = groupby(sorted(wanted), key=lambda pick: (pick[0], pick[1] // FRAMES_PER_SCENE))
+    return [(seed, scene, [index for _, index in picks]) for (seed, scene), picks in by_scene]
 
 
 def rendered(folder: Path, samples: Sequence[Sample], split: str) -> Path:
@@ -290,7 +308,8 @@ def main() -> int:
         names = selectors_of(street_stream(seeds[0]), FRAMES)
         cases = list(pool.map(case_of, *zip(*product(seeds, names, (FRAMES, BOXES)), strict=True)))
         cases.sort(key=lambda case: (case.equal != FRAMES, case.seed))
-        for each in made:
+        drawings = [pool.submit(draw, *frames) for frames in undrawn(cases)]
+        for each in (*made, *drawings):
             each.result()
         before = pool.submit(starter).result()
         print(
