@@ -28,6 +28,12 @@ from edgecase_cloud.repeats import Likeness
 BY_LOT: Final = frozenset({Quota.AUDIT, Quota.LOT})
 
 
+COLDEST: Final = 0.5
+"""The most that typicality counts. The frames come from a model that works, so its doubt is worth something before the first label; by
+typicality alone an empty road would be the best value.
+"""
+
+
 @dataclass(frozen=True)
 class BatchRules:
     """How a batch is chosen.
@@ -99,7 +105,7 @@ class Repeat:
 
 @dataclass(frozen=True)
 class Batch:
-    """The picks in their order, the repeats, and what the choice went by. `cold` is how much typicality counted, 0 to 1."""
+    """The picks in their order, the repeats, and what the choice went by. `cold` is how much typicality counted, 0 to `COLDEST`."""
 
     at: datetime
     picks: tuple[Pick, ...]
@@ -136,7 +142,7 @@ def choose(
        whose lot is below that of every open one are an honest sample of what the devices saw.
     3. Every so often a frame that seems to show a minority class, its gain weighed by how likely (`quotas.ClassQuota`).
     4. Else what the product rule picks (`greedy.Greedy`), a frame's weight being score^(1-c) · typicality^c / (frame_s + box_s · boxes),
-       expected ones. With the phase c = 1 - labels / `cold_labels`, typical frames come first while labels are few (TypiClust: Hacohen,
+       expected ones. With the phase c = (1 - labels / `cold_labels`) / 2, typical frames come first while labels are few (TypiClust: Hacohen,
        Dekel, Weinshall, ICML 2022), and what is doubtful and far from all that was labelled later. Cameras get equal shares, light and
        dark pictures at least a quarter each, as long as they have frames (`quotas.Turns`).
 
@@ -154,7 +160,7 @@ class _Choice:
         self._pool, self._labels, self._rules, self._names = pool, labels, rules, names
         waits = np.arange(len(pool.scores)) < pool.count
         self._repeats = waits & (pool.repeats_of != np.arange(len(waits)))
-        self._cold = max(0.0, 1 - labels / rules.cold_labels) if rules.cold_labels else 0.0
+        self._cold = COLDEST * max(0.0, 1 - labels / rules.cold_labels) if rules.cold_labels else 0.0
         self._typicality = pool.space.typicality(np.flatnonzero(waits))
         self._cost_s = rules.frame_s + rules.box_s * pool.expected_boxes
         weights = pool.scores ** (1 - self._cold) * self._typicality**self._cold / self._cost_s

@@ -175,7 +175,7 @@ def test_while_labels_are_few_typical_frames_come_first_and_later_what_is_doubtf
     known = Likeness(bits=-1, cosine=1.0)
     cold = chosen([*usual, strange], labels=0, frames=1, cold_labels=300, likeness=known)
     warm = chosen([*usual, strange], labels=300, frames=1, cold_labels=300, likeness=known)
-    assert (cold.cold, warm.cold) == (1.0, 0.0)
+    assert (cold.cold, warm.cold) == (0.5, 0.0)
     assert cold.picks[0].id != strange.id
     assert cold.picks[0].typicality > 1
     assert "as typical" in cold.picks[0].reason

@@ -92,7 +92,7 @@ def test_the_batch_is_told_to_a_script_and_to_a_person_and_is_the_queues_order(t
             circle.add_frame(made, session, number, score=float(number), thumbnail_jpeg=circle.plain_jpeg(20 * number))
         circle.add_frame(made, session, 9, score=0.1, thumbnail_jpeg=circle.plain_jpeg(20))
     told = json.loads(edgecase_cloud("batch", "--data", str(data), "--size", "4", "--json").stdout)
-    assert (told["waiting"], told["labels"], told["cold"]) == (7, 0, 1.0)
+    assert (told["waiting"], told["labels"], told["cold"]) == (7, 0, 0.5)
     assert [pick["rank"] for pick in told["picks"]] == [1, 2, 3, 4]
     assert told["repeats"] == [
         {"id": circle.frame_id(9), "of": circle.frame_id(1), "reason": f"duplicate of {circle.frame_id(1)}"}

@@ -299,7 +299,7 @@ def test_labels_are_what_devices_brought_and_what_the_first_model_learnt_from(se
             )
     batch = order(services, BatchRules(frames=4))
     assert batch.labels == 101
-    assert batch.cold == pytest.approx(1 - 101 / 300)
+    assert batch.cold == pytest.approx((1 - 101 / 300) / 2)
 
 
 def test_features_that_came_with_the_offer_are_used(services: Services) -> None:
