@@ -55,7 +55,7 @@ bench-triage: $(VENV)/ready ## which frames: our selection beside its peers on l
 	@$(BIN)/pip install --quiet --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[bench]'
 	@cd tests && ../$(BIN)/python -m bench.triage.run
 
-bench-labels: $(VENV)/ready ## what picks teach: 80 retrainings, hours of two cores
+bench-labels: $(VENV)/ready ## what picks teach: 65 retrainings, two hours of two cores
 	@$(BIN)/pip install --quiet --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[bench]'
 	@cd tests && ../$(BIN)/python -m bench.triage.labels
 
