@@ -10,7 +10,7 @@ import simplejpeg
 from numpy.typing import NDArray
 
 from edgecase_agent.source import Picture
-from edgecase_models.detector import Planes
+from edgecase_models.detector import Planes, Rgb
 
 THUMBNAIL_BYTES: Final = 16_000
 THUMBNAIL_LONG_SIDE_PX: Final = 320
@@ -29,6 +29,11 @@ def jpeg(picture: Picture, quality: int = 85) -> bytes:
         return _encode_planes(_full_range(picture), quality)
     contiguous = np.ascontiguousarray(picture)
     return bytes(simplejpeg.encode_jpeg(contiguous, quality=quality, colorspace="RGB", colorsubsampling="420"))
+
+
+def decoded(content: bytes) -> Rgb:
+    """The picture of a JPEG that `jpeg` made, (H, W, 3)."""
+    return np.asarray(simplejpeg.decode_jpeg(content), np.uint8)
 
 
 def thumbnail(picture: Picture, limit_bytes: int = THUMBNAIL_BYTES) -> bytes:
