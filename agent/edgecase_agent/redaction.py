@@ -12,7 +12,6 @@ from typing import Final
 
 import cv2
 import numpy as np
-import structlog
 from msgspec import UNSET
 from numpy.typing import NDArray
 
@@ -22,8 +21,6 @@ from edgecase_models.bundle import Bundle, BundleError
 from edgecase_models.config import nearest, printable
 from edgecase_models.detections import Boxes, Detections
 from edgecase_models.detector import Detector, DetectorError, Planes, Runtime
-
-log = structlog.get_logger()
 
 METHOD: Final = "fill"
 BLOCK_PX: Final = 16
@@ -110,8 +107,7 @@ class Redactor:
             areas = self._areas(given, own)
             cleared = None if self.terms.mode is Mode.DROP and areas else painted(given, areas)
         except Exception as error:  # whatever it is, pixels that were not searched must not leave
-            log.debug("not redacted", cause=str(error), exc_info=error)
-            why = printable(str(error) or type(error).__name__)[:150]
+            why = printable(str(error) or type(error).__name__)[:180]
             return Cleared(None, self._told([], f"not searched: {why}"), failed=True)
         if cleared is None:
             return Cleared(None, self._told(areas, f"it shows what must not be seen, {len(areas)} times"))

@@ -38,7 +38,7 @@ log = structlog.get_logger()
 
 _NO_FACTS: Final[Facts] = MappingProxyType({})
 _MOST_CAUSES: Final = 16
-_LEAST_QUALITY: Final = 30
+_LEAST_QUALITY: Final = 5
 _QUALITY_STEP: Final = 5
 STAND_IN: Final = encode.jpeg(np.full((16, 16, 3), 114, np.uint8))
 """What lies in the spool for a frame whose pixels must not leave: so that whatever is asked for, there is nothing else to send."""
