@@ -26,7 +26,11 @@ _FULL_CHROMA: Final = np.clip(np.round((_LEVELS - 128) * (255 / 224) + 128), 0, 
 def jpeg(picture: Picture, quality: int = 85) -> bytes:
     """The whole picture; `quality` 1 to 100. 85 takes half the bytes of 95."""
     if isinstance(picture, Planes):
-        return _encode_planes(_full_range(picture), quality)
+        if not any(side % 2 for side in picture.hw_px):
+            return _encode_planes(_full_range(picture), quality)
+        picture = (
+            picture.rgb()
+        )  # of odd planes the encoder reads one row or column too many: whatever lies there in memory
     contiguous = np.ascontiguousarray(picture)
     return bytes(simplejpeg.encode_jpeg(contiguous, quality=quality, colorspace="RGB", colorsubsampling="420"))
 

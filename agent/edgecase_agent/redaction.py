@@ -106,7 +106,7 @@ class Redactor:
             given = picture()
             areas = self._areas(given, own)
             cleared = None if self.terms.mode is Mode.DROP and areas else painted(given, areas)
-        except Exception as error:  # whatever it is, pixels that were not searched must not leave
+        except Exception as error:  # noqa: BLE001 (whatever it is, pixels that were not searched must not leave)
             why = printable(str(error) or type(error).__name__)[:180]
             return Cleared(None, self._told([], f"not searched: {why}"), failed=True)
         if cleared is None:

@@ -24,7 +24,7 @@ from structlog.testing import capture_logs
 
 from edgecase_agent import assemble, encode, redaction
 from edgecase_agent.frames import FrameMeta
-from edgecase_agent.redaction import BLOCK_PX, Finder, Mode, RedactionError, Redactor, Terms
+from edgecase_agent.redaction import BLOCK_PX, Finder, RedactionError, Redactor, Terms
 from edgecase_agent.running import Model
 from edgecase_agent.settings import load_settings
 from edgecase_agent.source import Frame, Picture, open_source
@@ -86,7 +86,7 @@ def test_an_object_of_a_fifth_of_a_tile_lies_whole_in_one(
 ) -> None:
     found = list(redaction.tiles((height, width), tile_px))
     assert found[0] == (0, 0, width, height)
-    assert all(x1 % 2 == 0 and y1 % 2 == 0 and 0 < x2 - x1 and 0 < y2 - y1 for x1, y1, x2, y2 in found)
+    assert all(x1 % 2 == 0 and y1 % 2 == 0 and x2 - x1 > 0 and y2 - y1 > 0 for x1, y1, x2, y2 in found)
     assert all(x2 <= width and y2 <= height for _, _, x2, y2 in found)
     if max(height, width) <= tile_px:
         assert len(found) == 1
@@ -410,7 +410,7 @@ class Site:
             found |= {path.name} if any(mark in content for mark in wanted.values()) else set()
         with sqlite3.connect(kept.data / "spool" / "spool.db") as db:  # a value that SQLite has cut over several pages
             for (table,) in db.execute("SELECT name FROM sqlite_master WHERE type = 'table'").fetchall():
-                rows = db.execute(f"SELECT * FROM {table}").fetchall()  # noqa: S608 (its own name)
+                rows = db.execute(f"SELECT * FROM {table}").fetchall()
                 content = b"\0".join(
                     cell if isinstance(cell, bytes) else str(cell).encode() for row in rows for cell in row
                 )
@@ -541,7 +541,7 @@ def test_campaigns_see_the_exact_position_and_nobody_else_more_than_may_be_told(
 ) -> None:
     vehicle = site.folder / "vehicle.json"
     vehicle.write_text(json.dumps({"latitude_deg": EXACT[0], "longitude_deg": EXACT[1]}))
-    first = os.stat(site.folder / "pictures" / "000.png").st_mtime
+    first = (site.folder / "pictures" / "000.png").stat().st_mtime
     os.utime(vehicle, (first, first))
     here = f"latitude_deg > {EXACT[0] - 1e-6} && longitude_deg < {EXACT[1] + 1e-6}"
     kept = site.run(
