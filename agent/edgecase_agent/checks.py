@@ -64,7 +64,7 @@ def every(config: Path) -> Iterator[Finding]:
         if model.ok
         else Finding("policy", ok=None, detail="not tried without a model")
     )
-    yield _privacy(settings)
+    yield _privacy(settings, model)
     yield _tried("source", lambda: _source(settings))
     if enrolment is None:
         yield Finding("broker", ok=None, detail="no enrolment is set: frames stay here")
@@ -150,7 +150,7 @@ def _policy(settings: AgentSettings, enrolment: Enrolment | None) -> str:
     return "; ".join(said)
 
 
-def _privacy(settings: AgentSettings) -> Finding:
+def _privacy(settings: AgentSettings, model: Finding) -> Finding:
     """What leaves of a kept frame. That pictures leave as they are is no fault, and is said in any case."""
     from edgecase_agent.assemble import redaction_terms
 
@@ -161,6 +161,8 @@ def _privacy(settings: AgentSettings) -> Finding:
         return Finding(
             "privacy", ok=None, detail=f"off: pictures leave UNREDACTED, faces and plates as they are; {position}"
         )
+    if not model.ok:
+        return Finding("privacy", ok=None, detail="not tried without a model")
     return _tried("privacy", lambda: f"{_redaction(settings, terms)}; {position}")
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import StrEnum
 from pathlib import Path
 from typing import Final
@@ -163,7 +163,8 @@ class Finder:
         self.names = terms.bundle_classes or tuple(names)
         self._classes = [names.index(each) for each in self.names]
         self._terms = terms
-        self._detector: Detector = bundle.detector(runtime)
+        thresholds = replace(bundle.thresholds, candidate=min(bundle.thresholds.candidate, terms.min_score))
+        self._detector: Detector = bundle.detector(runtime, thresholds)
 
     def search(self, picture: Picture) -> Boxes:
         """Boxes (N, 4) of all that it finds in the whole picture and in each tile."""

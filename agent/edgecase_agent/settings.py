@@ -30,6 +30,7 @@ _PATHS: Final = (
 )
 
 DeviceId = Annotated[str, Field(pattern=r"^[a-z0-9_-]{1,64}$")]
+ClassNames = Annotated[tuple[Annotated[str, Field(min_length=1, max_length=200)], ...], Field(max_length=1000)]
 
 
 class SettingsError(ValueError):
@@ -86,8 +87,8 @@ class PrivacySettings(Section):
         default=None,
         description="A model that finds it, faces and plates for instance; kept frames alone are searched.",
     )
-    bundle_classes: tuple[str, ...] = Field(default=(), description="Only these of its classes; left out, all.")
-    classes: tuple[str, ...] = Field(default=(), description="Classes of the running model that must not be seen.")
+    bundle_classes: ClassNames = Field(default=(), description="Only these of its classes; left out, all.")
+    classes: ClassNames = Field(default=(), description="Classes of the running model that must not be seen.")
     min_score: float = Field(
         default=0.05, gt=0, lt=1, description="From this score on; lower than one detects with, since a miss is a leak."
     )

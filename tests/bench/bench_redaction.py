@@ -112,7 +112,7 @@ def left_to_be_seen(terms: Terms, scenes: list[tuple[Rgb, Heads]]) -> tuple[floa
         shares.append(covered.mean())
         heads += len(within)
         left += sum(covered[int(y1) : int(y2), int(x1) : int(x2)].mean() < 0.95 for x1, y1, x2, y2 in within)
-    return left / heads, float(np.mean(shares))
+    return float(left / heads), float(np.mean(shares))
 
 
 def costs(terms: Terms, rounds: int) -> Iterator[Row]:
