@@ -205,6 +205,7 @@ def uplink(settings: AgentSettings, stopped: threading.Event) -> None:
             poked=lambda poke: note_poke(state, poke),
             window=chosen.in_flight,
             status_every_s=chosen.status_every_s,
+            redacted_only=settings.privacy.redacts is not None,
         )
         link.start()
         report_due_s = 0.0

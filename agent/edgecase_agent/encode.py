@@ -28,9 +28,8 @@ def jpeg(picture: Picture, quality: int = 85) -> bytes:
     if isinstance(picture, Planes):
         if not any(side % 2 for side in picture.hw_px):
             return _encode_planes(_full_range(picture), quality)
-        picture = (
-            picture.rgb()
-        )  # of odd planes the encoder reads one row or column too many: whatever lies there in memory
+        # Of planes of an odd size the encoder reads a row or a column too many: whatever lies there in memory.
+        picture = picture.rgb()
     contiguous = np.ascontiguousarray(picture)
     return bytes(simplejpeg.encode_jpeg(contiguous, quality=quality, colorspace="RGB", colorsubsampling="420"))
 

@@ -20,7 +20,7 @@ from edgecase_models import wire
 from edgecase_models.bundle import Bundle, BundleError
 from edgecase_models.config import nearest, printable
 from edgecase_models.detections import Boxes, Detections
-from edgecase_models.detector import Detector, DetectorError, Planes, Runtime
+from edgecase_models.detector import Detector, Planes, Runtime
 
 METHOD: Final = "fill"
 BLOCK_PX: Final = 16
@@ -121,7 +121,7 @@ class Redactor:
             raise RedactionError(self._failure)
         try:
             self._finder = Finder(self.terms, self._runtime)
-        except (BundleError, DetectorError, OSError) as error:
+        except Exception as error:  # a model that is loaded and tried may raise anything; the camera runs on
             self._failure, self._retry_s = f"privacy.bundle: {error}", self._clock() + _RETRY_S
             raise RedactionError(self._failure) from error
         return self._finder

@@ -182,18 +182,17 @@ class Shot:
 
     def clear(self) -> Cleared | None:
         """Redact it, where that is asked and was not done: from here on nothing is held but what may leave. None where nothing is asked."""
-        redactor, self._redactor = self._redactor, None
-        if redactor is None:
+        if self._redactor is None:
             return self.cleared
-        picture, content = self._picture, self._jpeg
-        own = self._found(redactor) if picture is not None else self._own
-        self.cleared = redactor.clear(lambda: encode.decoded(content) if picture is None else picture, own)
-        self._picture = self.cleared.picture
-        if self._picture is None:
+        seen, content = self._picture, self._jpeg
+        own = self._own if seen is None else self._found(self._redactor)
+        cleared = self._redactor.clear(lambda: encode.decoded(content) if seen is None else seen, own)
+        self.cleared, self._picture, self._redactor = cleared, cleared.picture, None
+        if cleared.picture is None:
             self._jpeg = STAND_IN
-        elif self.cleared.redaction.count:
+        elif cleared.redaction.count:
             self._jpeg = b""
-        return self.cleared
+        return cleared
 
     def _found(self, redactor: Redactor) -> Boxes | None:
         return redactor.own(self.detections, self.model.names)
