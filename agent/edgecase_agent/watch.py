@@ -325,8 +325,7 @@ class Watch:
         if self._commander is not None:
             status.policy, status.policy_digest = self._commander.policy.name, self._commander.policy.digest
             status.policy_failure = self._commander.failure
-        if self._redactor is not None:
-            status.privacy = self._redactor.terms.mode.value
+        status.privacy = "off" if self._redactor is None else self._redactor.terms.mode.value
         status.stages_ms = self._stages.means()
         return status
 
