@@ -7,7 +7,7 @@ export YOLO_AUTOINSTALL := 0
 # Tests start hundreds of processes: an environment that forbids bytecode would have each compile everything anew.
 export PYTHONDONTWRITEBYTECODE :=
 
-.PHONY: help demo test test-slow test-agent check bench bench-parity bench-loop bench-triage bench-labels wheel clean
+.PHONY: help demo test test-slow test-agent check bench bench-parity bench-loop bench-triage bench-redaction bench-labels wheel clean
 
 help: ## this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /  make \1\t/' | expand -t 22
@@ -43,7 +43,7 @@ check: $(VENV)/ready ## formatting, lint, types, floors
 	@$(BIN)/mypy
 	@$(BIN)/lint-imports --no-logo 2>/dev/null || $(BIN)/lint-imports
 
-bench: bench-parity bench-loop bench-triage ## every benchmark, tables printed and JSON in build/bench/
+bench: bench-parity bench-loop bench-triage bench-redaction ## every benchmark, tables printed and JSON in build/bench/
 
 bench-parity: $(VENV)/ready ## boxes, scores and mAP beside Ultralytics on the same ONNX files
 	@cd tests && ../$(BIN)/python -m bench.bench_parity
@@ -54,6 +54,9 @@ bench-loop: $(VENV)/ready ## frames per second of the whole loop beside session.
 bench-triage: $(VENV)/ready ## which frames: our selection beside its peers on labelled streams, by the truth
 	@$(BIN)/pip install --quiet --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[bench]'
 	@cd tests && ../$(BIN)/python -m bench.triage.run
+
+bench-redaction: $(VENV)/ready ## what redaction leaves to be seen on labelled footage, and what it costs
+	@cd tests && ../$(BIN)/python -m bench.bench_redaction
 
 bench-labels: $(VENV)/ready ## what picks teach: 65 retrainings, two hours of two cores
 	@$(BIN)/pip install --quiet --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[bench]'

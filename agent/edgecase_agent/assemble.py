@@ -21,6 +21,7 @@ from edgecase_models import wire
 
 if TYPE_CHECKING:
     from edgecase_agent.mqtt import MqttLink
+    from edgecase_agent.redaction import Redactor, Terms
     from edgecase_agent.running import RunningModel
     from edgecase_agent.uplink import Uplink
     from edgecase_agent.watch import Watch
@@ -42,6 +43,7 @@ FATAL: tuple[type[Exception], ...] = (SettingsError, SpoolError)
 
 def fatal_to_watch() -> tuple[type[Exception], ...]:
     """The same for the loop that looks; only that one pays for loading what they belong to."""
+    from edgecase_agent.redaction import RedactionError
     from edgecase_agent.rules import RulesError
     from edgecase_agent.running import ModelError
     from edgecase_agent.source import SourceError
@@ -49,7 +51,17 @@ def fatal_to_watch() -> tuple[type[Exception], ...]:
     from edgecase_models.detector import DetectorError
     from edgecase_models.policy import PolicyError
 
-    return (*FATAL, SlotError, SourceError, ModelError, PolicyError, RulesError, BundleError, DetectorError)
+    return (
+        *FATAL,
+        SlotError,
+        SourceError,
+        ModelError,
+        PolicyError,
+        RulesError,
+        RedactionError,
+        BundleError,
+        DetectorError,
+    )
 
 
 def a_watch(settings: AgentSettings, spool: Spool) -> Watch:
@@ -62,6 +74,7 @@ def a_watch(settings: AgentSettings, spool: Spool) -> Watch:
     from edgecase_agent.in_force import InForce
     from edgecase_agent.judge import Judge
     from edgecase_agent.orders import PolicyFile
+    from edgecase_agent.redaction import Redactor
     from edgecase_agent.running import OtherSlot
     from edgecase_agent.selection import Selection, SelectionState
     from edgecase_agent.source import open_source
@@ -82,6 +95,7 @@ def a_watch(settings: AgentSettings, spool: Spool) -> Watch:
         camera=settings.source.camera,
         jpeg_quality=settings.jpeg.quality,
         jpeg_sample_every=settings.jpeg.sample_every,
+        position_decimals=settings.privacy.position_decimals,
     )
     other = OtherSlot(slots, runtime)
     enrolment = load_enrolment(settings)
@@ -96,7 +110,44 @@ def a_watch(settings: AgentSettings, spool: Spool) -> Watch:
     in_force = InForce(settings.policy, make, PolicyFile(settings.data / POLICIES) if follows else None)
     told = settings.telemetry
     telemetry = None if told.file is None else Telemetry(told.file, told.max_age_s)
-    return Watch(source, model, in_force.start(), spool, state, options, telemetry, in_force)
+    terms = redaction_terms(settings)
+    redactor = None if terms is None else Redactor(terms, runtime)
+    if redactor is not None:
+        _must_search(redactor, model, by_hand=active is not None and active.by_hand)
+    return Watch(source, model, in_force.start(), spool, state, options, telemetry, in_force, redactor)
+
+
+def redaction_terms(settings: AgentSettings) -> Terms | None:
+    """What must not be seen, as configured; None where frames leave as they are."""
+    from edgecase_agent.redaction import Mode, Terms
+
+    chosen = settings.privacy
+    if chosen.redacts is None:
+        return None
+    return Terms(
+        mode=Mode(chosen.redacts),
+        classes=chosen.classes,
+        bundle=chosen.bundle,
+        bundle_classes=chosen.bundle_classes,
+        min_score=chosen.min_score,
+        margin=chosen.margin,
+        tile_px=chosen.tile_px,
+    )
+
+
+def _must_search(redactor: Redactor, model: RunningModel, *, by_hand: bool) -> None:
+    """`RedactionError` for a class that the model placed by hand does not know, which is a slip of the pen.
+
+    Anything else does not stop the camera: frames are kept without their pixels until it is put right.
+    """
+    from edgecase_agent.redaction import RedactionError
+
+    if by_hand:
+        redactor.must_know(model.current.names)
+    try:
+        redactor.suits(model.current.names)
+    except RedactionError as error:
+        log.error("frames are kept without their pixels", reason=str(error))  # noqa: TRY400
 
 
 def a_model(settings: AgentSettings, runtime: Runtime) -> RunningModel:
@@ -154,6 +205,7 @@ def uplink(settings: AgentSettings, stopped: threading.Event) -> None:
             poked=lambda poke: note_poke(state, poke),
             window=chosen.in_flight,
             status_every_s=chosen.status_every_s,
+            redacted_only=settings.privacy.redacts is not None,
         )
         link.start()
         report_due_s = 0.0

@@ -26,6 +26,7 @@ from edgecase_agent.settings import (
 )
 
 if TYPE_CHECKING:
+    from edgecase_agent.redaction import Terms
     from edgecase_models.bundle import Bundle
     from edgecase_models.detector import Runtime
 
@@ -63,6 +64,7 @@ def every(config: Path) -> Iterator[Finding]:
         if model.ok
         else Finding("policy", ok=None, detail="not tried without a model")
     )
+    yield _privacy(settings, model)
     yield _tried("source", lambda: _source(settings))
     if enrolment is None:
         yield Finding("broker", ok=None, detail="no enrolment is set: frames stay here")
@@ -146,6 +148,36 @@ def _policy(settings: AgentSettings, enrolment: Enrolment | None) -> str:
     if not model.gives_features and (Trigger.NOVELTY in policy.selection.triggers or policy.selection.novelty_weight):
         said.append("novelty counts for nothing, since the model gives no features: pack it with --features")
     return "; ".join(said)
+
+
+def _privacy(settings: AgentSettings, model: Finding) -> Finding:
+    """What leaves of a kept frame. That pictures leave as they are is no fault, and is said in any case."""
+    from edgecase_agent.assemble import redaction_terms
+
+    where = settings.privacy.position_decimals
+    position = "no position" if where is None else f"positions to {where} decimals of a degree"
+    terms = redaction_terms(settings)
+    if terms is None:
+        return Finding(
+            "privacy", ok=None, detail=f"off: pictures leave UNREDACTED, faces and plates as they are; {position}"
+        )
+    if not model.ok:
+        return Finding("privacy", ok=None, detail="not tried without a model")
+    return _tried("privacy", lambda: f"{_redaction(settings, terms)}; {position}")
+
+
+def _redaction(settings: AgentSettings, terms: Terms) -> str:
+    from edgecase_agent.redaction import Mode, Redactor
+
+    bundle, runtime = _bundle(settings)
+    finder = Redactor(terms, runtime).suits(bundle.manifest.classes)
+    found = [", ".join(terms.classes)] if terms.classes else []
+    if finder is not None:
+        found.append(
+            f"what {terms.bundle} ({finder.digest[:12]}) finds, {', '.join(finder.names[:10])}{', …' * (len(finder.names) > 10)}"
+        )
+    done = {Mode.BLUR: "painted over", Mode.DROP: "a reason to keep a frame's pixels here"}[terms.mode]
+    return f"{terms.mode}: {' and '.join(found)}, from a score of {terms.min_score:g} on, {done}; without it no pixels leave"
 
 
 def _source(settings: AgentSettings) -> str:

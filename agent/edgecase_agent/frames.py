@@ -44,6 +44,8 @@ class FrameMeta(msgspec.Struct, frozen=True, kw_only=True):
     priority: int = 0
     context_of: wire.FrameId | UnsetType = UNSET
     features: wire.Features | UnsetType = UNSET
+    redaction: wire.Redaction | UnsetType = UNSET
+    position: wire.Position | UnsetType = UNSET
 
     def offer(self, device: str, sha256: str, size_bytes: int) -> wire.Offer:
         """The message that offers this frame to the cloud."""
@@ -69,6 +71,8 @@ class FrameMeta(msgspec.Struct, frozen=True, kw_only=True):
             thumbnail_jpeg=self.thumbnail_jpeg,
             context_of=self.context_of,
             features=self.features,
+            redaction=self.redaction,
+            position=self.position,
         )
 
 

@@ -18,6 +18,8 @@ from edgecase_agent.brightness import fingerprint
 from edgecase_agent.capture import Errors, Tally
 from edgecase_agent.judge import Shown
 from edgecase_agent.once import Members, Meter, Once
+from edgecase_agent.redaction import Redactor
+from edgecase_agent.redaction import Terms as Redaction
 from edgecase_agent.replay_policy import PolicyRun, Seen, Terms
 from edgecase_agent.replayed import Recorded, Replayed, Still, TruthFound
 from edgecase_agent.running import model_of
@@ -42,7 +44,7 @@ class ReplayError(ValueError):
 @dataclass(frozen=True)
 class Options:
     """How to replay. `share`: of the frames, in the place of every policy's budget. `device`, `cohorts`: for campaigns that are for
-    some only.
+    some only. `redaction`: what must not be seen, in the report neither; None for pictures as they are.
     """
 
     runtime: Runtime = Runtime()
@@ -52,6 +54,7 @@ class Options:
     cohorts: tuple[str, ...] = ()
     jpeg_quality: int = 85
     jpeg_sample_every: int = 10
+    redaction: Redaction | None = None
 
 
 def replay(
@@ -66,7 +69,7 @@ def replay(
 
     Raises:
         ReplayError: no frame could be judged, or the truth fits none.
-        SourceError, BundleError, PolicyError, RulesError: what they are about cannot be used.
+        SourceError, BundleError, PolicyError, RulesError, RedactionError: what they are about cannot be used.
     """
     frames: Iterator[Frame] = itertools.islice(iter(source), options.limit_frames)
     rate = 1.0
@@ -125,6 +128,9 @@ class Replay:
             Members(options.runtime, meter),
         )
         self._runs = tuple(PolicyRun(name, policy, terms, members, meter) for name, policy in policies.items())
+        self._redactor = None if options.redaction is None else Redactor(options.redaction, options.runtime)
+        if self._redactor is not None:
+            self._redactor.suits(self._model.names)
         self._stills: dict[int, Still] = {}
         self._at_s = array("d")
         self._tally = Tally()
@@ -221,7 +227,7 @@ class Replay:
                 errors = capture.frame_errors(reported[self._truths.judged[reported.classes]], objects)
                 self._tally.add(position, objects, errors)
         return Seen(
-            shot=Shot(frame, model, detections, self._options.jpeg_quality, jpeg),
+            shot=Shot(frame, model, detections, self._options.jpeg_quality, jpeg, self._redactor),
             position=position,
             frame_index=frame.index,
             captured_at=frame.captured_at,

@@ -44,7 +44,7 @@ def replay(
     ] = None,
     config: Annotated[
         Path | None,
-        typer.Option("-c", "--config", help="A device's settings, for its model, policy, name and cohorts."),
+        typer.Option("-c", "--config", help="A device's settings, for its model, policy, name, cohorts and privacy."),
     ] = None,
     device: Annotated[
         str | None, typer.Option(help="The device that it would be, for campaigns that are for some only.")
@@ -63,7 +63,7 @@ def replay(
 ) -> None:
     """Show what policies would keep of a recording: nothing is sent. With a truth, also which of the model's errors they catch."""
     from edgecase_agent import log as logs
-    from edgecase_agent.assemble import fatal_to_watch
+    from edgecase_agent.assemble import fatal_to_watch, redaction_terms
     from edgecase_agent.replay import Options, ReplayError, must_end
     from edgecase_agent.replay import replay as replayed
     from edgecase_agent.source import Thinned, open_source
@@ -90,6 +90,7 @@ def replay(
             limit_frames=limit_frames,
             device=device or (settings.device if settings is not None and settings.device else ""),
             cohorts=tuple(cohort or (() if settings is None else settings.cohorts)),
+            redaction=None if settings is None else redaction_terms(settings),
         )
         total = _total(recording, limit_frames, thinned=max_fps is not None)
         thinned = recording if max_fps is None else Thinned(recording, max_fps)

@@ -124,7 +124,7 @@ class PolicyRun:
     def settle(self, now_s: float, *, ending: bool = False) -> list[Seen]:
         """The frames that are kept now, where a window ends or a pick's context comes by."""
         kept = []
-        for verdict in self._selection.close(now_s, lambda seen: len(seen.shot.jpeg), ending=ending):
+        for verdict in self._selection.close(now_s, lambda seen: seen.shot.size_bytes, ending=ending):
             seen, decision = verdict.item, verdict.decision
             if isinstance(decision, Keep):
                 self._picks.append(self._pick(seen, decision))

@@ -325,7 +325,6 @@ def _spread(picks: Sequence[Pick]) -> list[Pick]:
 
 
 def _card(pick: Pick, still: Still, recorded: Recorded, also: Sequence[str]) -> str:
-    picture = base64.b64encode(still.thumbnail_jpeg).decode()
     telling = [reason for number, reason in enumerate(pick.reasons) if reason.score or not number]
     chips = "".join(_chip(reason) for reason in telling[:3])
     more = f'<span class="soft">+{len(telling) - 3}</span>' if len(telling) > 3 else ""
@@ -334,11 +333,19 @@ def _card(pick: Pick, still: Still, recorded: Recorded, also: Sequence[str]) -> 
     height, width = still.hw_px
     return (
         f'<figure><svg class="picture" viewBox="0 0 {width} {height}" role="img" aria-label="{said}">'
-        f'<image width="{width}" height="{height}" href="data:image/jpeg;base64,{picture}"/>{_boxes(still, recorded)}</svg>'
+        f"{_image(still)}{_boxes(still, recorded)}</svg>"
         f"<figcaption><div><b>{plots.clock(pick.at_s, 0.1)}</b>"
         f'<span class="soft">frame {pick.frame_index:,}, {escape(_trigger(pick.trigger))}</span>'
         f'<span class="end">{pick.score:.2f}</span></div><div>{chips}{more}{elsewhere}</div>{_verdict(pick)}</figcaption></figure>'
     )
+
+
+def _image(still: Still) -> str:
+    height, width = still.hw_px
+    if not still.thumbnail_jpeg:
+        return f'<text x="{width / 2}" y="{height / 2}" font-size="{height / 16}" text-anchor="middle">kept without its pixels</text>'
+    picture = base64.b64encode(still.thumbnail_jpeg).decode()
+    return f'<image width="{width}" height="{height}" href="data:image/jpeg;base64,{picture}"/>'
 
 
 def _chip(reason: Reason) -> str:

@@ -131,7 +131,9 @@ class Replayed(msgspec.Struct, frozen=True, kw_only=True):
 
 @dataclass(frozen=True, eq=False, slots=True)
 class Still:
-    """A frame that some policy kept, in small, with what was seen and what was there."""
+    """A frame that some policy kept, in small, with what was seen and what was there. The picture is as it would be sent: redacted where
+    the settings ask for it, and empty where its pixels would stay on the device.
+    """
 
     thumbnail_jpeg: bytes
     hw_px: tuple[int, int]

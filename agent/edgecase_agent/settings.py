@@ -6,10 +6,10 @@ import os
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Annotated, Any, Final
+from typing import Annotated, Any, Final, Literal
 
 import msgspec
-from pydantic import Field, ValidationError
+from pydantic import Field, ValidationError, model_validator
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
 from pydantic_settings.exceptions import SettingsError as SourceFailed
 
@@ -26,9 +26,11 @@ _PATHS: Final = (
     ("committee", "bundle"),
     ("source", "uri"),
     ("telemetry", "file"),
+    ("privacy", "bundle"),
 )
 
 DeviceId = Annotated[str, Field(pattern=r"^[a-z0-9_-]{1,64}$")]
+ClassNames = Annotated[tuple[Annotated[str, Field(min_length=1, max_length=200)], ...], Field(max_length=1000)]
 
 
 class SettingsError(ValueError):
@@ -71,6 +73,57 @@ class TelemetrySettings(Section):
         description="A JSON object that the vehicle's software replaces as a whole; none for no telemetry.",
     )
     max_age_s: float = Field(default=2.0, gt=0, le=3600, description="Older than this it says nothing about a frame.")
+
+
+class PrivacySettings(Section):
+    """What nobody is to see of what the camera sees. No policy over the air can change it."""
+
+    mode: Literal["off", "blur", "drop"] | None = Field(
+        default=None,
+        description="What must not be seen is painted over (blur), or keeps a frame's pixels here (drop). "
+        "Left out: blur where bundle or classes are set, else off.",
+    )
+    bundle: Path | None = Field(
+        default=None,
+        description="A model that finds it, faces and plates for instance; kept frames alone are searched.",
+    )
+    bundle_classes: ClassNames = Field(default=(), description="Only these of its classes; left out, all.")
+    classes: ClassNames = Field(default=(), description="Classes of the running model that must not be seen.")
+    min_score: float = Field(
+        default=0.05, gt=0, lt=1, description="From this score on; lower than one detects with, since a miss is a leak."
+    )
+    margin: float = Field(
+        default=0.2, ge=0, le=2, description="Of a box's width and height: painted over on each side, too."
+    )
+    tile_px: int = Field(
+        default=640,
+        ge=0,
+        le=20_000,
+        description="Larger pictures are searched in tiles of this size too, for what is small; 0 for never.",
+    )
+    position_decimals: int | None = Field(
+        default=None,
+        ge=0,
+        le=6,
+        description="Decimals of latitude and longitude that go with a frame, 2 for about a kilometre. Left out: no position does.",
+    )
+
+    @model_validator(mode="after")
+    def _possible(self) -> PrivacySettings:
+        if self.mode in {"blur", "drop"} and self.bundle is None and not self.classes:
+            raise ValueError(
+                f"mode = {self.mode!r} without anything to look for; set privacy.bundle or privacy.classes"
+            )
+        if self.bundle_classes and self.bundle is None:
+            raise ValueError("bundle_classes without a bundle; set privacy.bundle, or name them in privacy.classes")
+        return self
+
+    @property
+    def redacts(self) -> Literal["blur", "drop"] | None:
+        """What is done about it; None where pictures leave as they are."""
+        named = self.bundle is not None or self.classes
+        mode = self.mode or ("blur" if named else "off")
+        return None if mode == "off" else mode
 
 
 class JpegSettings(Section):
@@ -147,6 +200,7 @@ class AgentSettings(BaseSettings):
     committee: CommitteePolicy = CommitteePolicy()
     campaigns: CampaignPolicies = ()
     telemetry: TelemetrySettings = TelemetrySettings()
+    privacy: PrivacySettings = PrivacySettings()
     jpeg: JpegSettings = JpegSettings()
     spool: SpoolSettings = SpoolSettings()
     uplink: UplinkSettings = UplinkSettings()

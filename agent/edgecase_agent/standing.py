@@ -41,7 +41,14 @@ def lines(seen: Overview, now: datetime) -> Iterator[tuple[str, str]]:
         yield "update", f"{seen.update.outcome}: {seen.update.why} ({_utc(seen.update.at)})"
     if seen.update is not None and seen.update.policy_refused:
         yield PROBLEM, seen.update.policy_refused
-    for name in ("model_failure", "policy_failure", "strategy_failure", "telemetry_problem", "problem"):
+    for name in (
+        "model_failure",
+        "policy_failure",
+        "strategy_failure",
+        "telemetry_problem",
+        "privacy_failure",
+        "problem",
+    ):
         if watched.get(name):
             yield PROBLEM, str(watched[name])
     for event in seen.events[:_MOST_EVENTS]:
@@ -71,6 +78,7 @@ def _watch(watched: dict[str, Any], now: datetime) -> Iterator[tuple[str, str]]:
         f"{count.get('frames_skipped', 0):,} skipped" + (f", {dropped:,} dropped" if dropped else ""),
     )
     yield "picked", _picked(watched, count)
+    yield "privacy", _privacy(watched, count)
     passed = sorted(watched.get("passed", {}).items(), key=lambda each: -each[1])[:_MOST_CAUSES]
     if passed:
         yield "let go", "; ".join(f"{number:,} {cause}" for cause, number in passed)
@@ -97,6 +105,13 @@ def _picked(watched: dict[str, Any], count: dict[str, int]) -> str:
         if count.get(name)
     ]
     return "; ".join(parts)
+
+
+def _privacy(watched: dict[str, Any], count: dict[str, int]) -> str:
+    mode = watched.get("privacy", "off")
+    if mode == "off":
+        return "off: frames leave as they are"
+    return f"{mode}: {_frames(count.get('redacted', 0))} painted over, {count.get('withheld', 0):,} kept without their pixels"
 
 
 def _second_looks(count: dict[str, int]) -> str:

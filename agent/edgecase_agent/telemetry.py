@@ -11,7 +11,9 @@ from types import MappingProxyType
 from typing import Any, Final
 
 import msgspec
+from msgspec import UNSET, UnsetType
 
+from edgecase_models import wire
 from edgecase_models.facts import TELEMETRY, Fact, Facts, Kind
 
 MAX_BYTES: Final = 65_536
@@ -142,6 +144,14 @@ def parse(content: bytes) -> tuple[Facts, list[str]]:
         else:
             into[name] = taken
     return MappingProxyType(facts | {_OTHERS: others}), refused
+
+
+def position_of(facts: Facts, decimals: int | None) -> wire.Position | UnsetType:
+    """Where the vehicle is, rounded to be told to others; left out where it is unknown, and where `decimals` is None."""
+    latitude, longitude = facts.get("latitude_deg"), facts.get("longitude_deg")
+    if decimals is None or not isinstance(latitude, float) or not isinstance(longitude, float):
+        return UNSET
+    return wire.Position(round(latitude, decimals), round(longitude, decimals), decimals)
 
 
 def _taken(fact: Fact, value: object) -> object | None:

@@ -131,8 +131,10 @@ class Uplink:
         poked: Callable[[wire.Poke], None],
         window: int = 16,
         status_every_s: float = 5.0,
+        redacted_only: bool = False,
         chance: Random | None = None,
     ) -> None:
+        """`redacted_only`: frames that were kept before anything was to be redacted are set aside, and stay here."""
         self._device = device
         self._spool = spool
         self._link = link
@@ -141,6 +143,7 @@ class Uplink:
         self._poked = poked
         self._window = window
         self._status_every_s = status_every_s
+        self._redacted_only = redacted_only
         self._chance = chance or Random()  # noqa: S311  (jitter, no secret)
         self._flights: dict[str, _Flight] = {}
         self._session = ""
@@ -300,6 +303,12 @@ class Uplink:
     # ---- requests ----------------------------------------------------------------------------------------------
 
     def _begin(self, entry: Entry, now: Moment) -> Outcome:
+        if self._redacted_only and entry.state is not State.STORED:
+            try:
+                if self._spool.meta(entry).redaction is msgspec.UNSET:
+                    return self._rejected(entry, "it was kept before privacy was set, so that it is not redacted")
+            except Damaged as error:
+                return self._lost(entry, error)
         flight = _Flight(entry, _Phase.OFFERED, now.monotonic_s, now.monotonic_s, entry.grant)
         self._flights[entry.frame_id] = flight
         if entry.attempts == 0 and entry.state is State.STORED and entry.grant is not None:

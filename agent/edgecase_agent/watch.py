@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
+from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from enum import Enum
@@ -20,14 +21,15 @@ from edgecase_agent import durable, encode, watch_status
 from edgecase_agent.frames import FrameMeta, boot_id, new_frame_id
 from edgecase_agent.judge import Judge, Shown
 from edgecase_agent.latest import Nothing, feed_of
+from edgecase_agent.redaction import Cleared, Redactor
 from edgecase_agent.running import Model, RunningModel
 from edgecase_agent.selection import Keep, SelectionState, Skip
 from edgecase_agent.source import Frame, Picture, Source
 from edgecase_agent.spool import Put, PutResult, SpoolError
-from edgecase_agent.telemetry import Telemetry
+from edgecase_agent.telemetry import Telemetry, position_of
 from edgecase_agent.watch_status import Stages, WatchStatus
 from edgecase_models import wire
-from edgecase_models.detections import Detections, Features
+from edgecase_models.detections import Boxes, Detections, Features
 from edgecase_models.facts import Facts
 from edgecase_models.policy import Policy
 
@@ -36,6 +38,10 @@ log = structlog.get_logger()
 
 _NO_FACTS: Final[Facts] = MappingProxyType({})
 _MOST_CAUSES: Final = 16
+_LEAST_QUALITY: Final = 5
+_QUALITY_STEP: Final = 5
+STAND_IN: Final = encode.jpeg(np.full((16, 16, 3), 114, np.uint8))
+"""What lies in the spool for a frame whose pixels must not leave: so that whatever is asked for, there is nothing else to send."""
 _NO_PICTURE: Final = np.zeros((0, 0, 3), np.uint8)
 
 
@@ -69,50 +75,127 @@ class Commander(Protocol):
 
 @dataclass(frozen=True)
 class WatchOptions:
-    """`camera`: the name that frames carry. `jpeg_sample_every`: each n-th frame is encoded to learn what all frames would weigh."""
+    """`camera`: the name that frames carry. `jpeg_sample_every`: each n-th frame is encoded to learn what all frames would weigh.
+
+    `position_decimals`: how exactly a frame may tell where it was taken; None for not at all.
+    """
 
     camera: str = "camera"
     jpeg_quality: int = 85
     jpeg_sample_every: int = 30
+    position_decimals: int | None = None
     status_every_s: float = 2.0
     patience_s: float = 0.5
 
 
 class Shot:
-    """A frame with what was seen in it; encoded once, and only if somebody asks."""
+    """A frame with what was seen in it; encoded once, redacted once, and only if somebody asks.
 
-    __slots__ = ("_frame", "_hw_px", "_jpeg", "_picture", "_quality", "_thumbnail", "detections", "frame_id", "model")
+    What `jpeg` and `thumbnail` give is redacted, where that is asked; the picture as it was seen is in memory alone.
+    """
 
-    def __init__(self, frame: Frame, model: Model, detections: Detections, quality: int, jpeg: bytes = b"") -> None:
+    __slots__ = (
+        "_frame",
+        "_hw_px",
+        "_jpeg",
+        "_own",
+        "_picture",
+        "_position",
+        "_quality",
+        "_redactor",
+        "_size_bytes",
+        "_thumbnail",
+        "cleared",
+        "detections",
+        "frame_id",
+        "model",
+    )
+
+    def __init__(
+        self,
+        frame: Frame,
+        model: Model,
+        detections: Detections,
+        quality: int,
+        jpeg: bytes = b"",
+        redactor: Redactor | None = None,
+        position: wire.Position | UnsetType = UNSET,
+    ) -> None:
+        """`jpeg` is the picture encoded as it was seen, where somebody has done that already; `position` is what may be told of it."""
         self.frame_id = new_frame_id()
         self.model = model
         self.detections = detections
+        self.cleared: Cleared | None = None
+        self._redactor = redactor
         self._frame = replace(frame, picture=_NO_PICTURE)
         self._hw_px = frame.hw_px
         self._picture: Picture | None = frame.picture
+        self._own: Boxes | None = None
+        self._position = position
         self._quality = quality
         self._jpeg = jpeg
+        self._size_bytes = 0
         self._thumbnail = b""
 
     @property
+    def size_bytes(self) -> int:
+        """What the picture is charged for, told without redacting it: its size as it was seen. What is sent is no larger."""
+        self._size_bytes = self._size_bytes or len(self._encoded())
+        return self._size_bytes
+
+    @property
     def jpeg(self) -> bytes:
-        """The picture as it would be sent."""
-        if not self._jpeg and self._picture is not None:
-            self._jpeg = encode.jpeg(self._picture, self._quality)
-        return self._jpeg
+        """The picture as it would be sent; `STAND_IN` where its pixels must not leave."""
+        self.clear()
+        return self._encoded()
 
     @property
     def thumbnail(self) -> bytes:
-        """The picture in small."""
+        """The picture as it would be sent, in small; empty where its pixels must not leave."""
+        self.clear()
         if not self._thumbnail and self._picture is not None:
             self._thumbnail = encode.thumbnail(self._picture)
         return self._thumbnail
 
     def compact(self) -> Shot:
-        """The frame itself, encoded now and without its pixels and all that no message carries: to be held for long."""
-        self._jpeg, self._thumbnail, self._picture = self.jpeg, self.thumbnail, None
+        """The frame itself, encoded now and without its pixels and all that no message carries: to be held for long.
+
+        Most of what is held is never sent, so that nothing is redacted yet.
+        """
+        if self._redactor is None:
+            self._thumbnail = self.thumbnail
+        else:
+            self._own = self._found(self._redactor)
+        self._jpeg, self._picture = self._encoded(), None
         self.detections = replace(self.detections, probabilities=None)
         return self
+
+    def _encoded(self) -> bytes:
+        """What is held, as a JPEG, no larger than what was charged for it."""
+        quality = self._quality
+        while not self._jpeg and self._picture is not None:
+            content = encode.jpeg(self._picture, quality)
+            if len(content) <= self._size_bytes or not self._size_bytes or quality <= _LEAST_QUALITY:
+                self._jpeg = content
+            quality -= _QUALITY_STEP
+        return self._jpeg
+
+    def clear(self) -> Cleared | None:
+        """Redact it, where that is asked and was not done: from here on nothing is held but what may leave. None where nothing is asked."""
+        if self._redactor is None:
+            return self.cleared
+        seen, content = self._picture, self._jpeg
+        own = self._own if seen is None else self._found(self._redactor)
+        cleared = self._redactor.clear(lambda: encode.decoded(content) if seen is None else seen, own)
+        self.cleared, self._picture, self._redactor = cleared, cleared.picture, None
+        if cleared.picture is None:
+            self._jpeg = STAND_IN
+        elif cleared.redaction.count:
+            self._jpeg = b""
+        return cleared
+
+    def _found(self, redactor: Redactor) -> Boxes | None:
+        return redactor.own(self.detections, self.model.names)
 
     def meta(self, camera: str, keep: Keep[Shot]) -> FrameMeta:
         """What is said of the frame when it is kept: the boxes are the candidates too.
@@ -121,6 +204,8 @@ class Shot:
         only show what lies beside a pick are evicted first.
         """
         height, width = self._hw_px
+        cleared = self.clear()
+        stays = cleared is not None and cleared.picture is None
         return FrameMeta(
             frame_id=self.frame_id,
             camera=camera,
@@ -139,7 +224,9 @@ class Shot:
             thumbnail_jpeg=self.thumbnail,
             priority=-1 if keep.beside is not None else int(keep.audit),
             context_of=UNSET if keep.beside is None else keep.beside.frame_id,
-            features=_travelling(self.detections.features),
+            features=UNSET if stays else _travelling(self.detections.features),
+            redaction=UNSET if cleared is None else cleared.redaction,
+            position=self._position,
         )
 
 
@@ -166,11 +253,13 @@ class Watch:
         options: WatchOptions = WatchOptions(),
         telemetry: Telemetry | None = None,
         commander: Commander | None = None,
+        redactor: Redactor | None = None,
         *,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         """`state` is the folder of `watch.json` and `selection.json`; the counts of an earlier run are gone on from. `telemetry` tells what
-        the vehicle says of itself; `commander` gives another judge when another policy is to be followed, None for never.
+        the vehicle says of itself; `commander` gives another judge when another policy is to be followed, None for never; `redactor` makes
+        unseen in kept frames what must not be seen, None where they are kept as they are.
         """
         state.mkdir(parents=True, exist_ok=True)
         self._source = source
@@ -180,6 +269,8 @@ class Watch:
         self._commander = commander
         self._telemetry = telemetry
         self._sink = sink
+        self._redactor = redactor
+        self._due: deque[tuple[Shot, Keep[Shot]]] = deque()
         self._state = state
         self._options = options
         self._clock = clock
@@ -234,6 +325,7 @@ class Watch:
         if self._commander is not None:
             status.policy, status.policy_digest = self._commander.policy.name, self._commander.policy.digest
             status.policy_failure = self._commander.failure
+        status.privacy = "off" if self._redactor is None else self._redactor.terms.mode.value
         status.stages_ms = self._stages.means()
         return status
 
@@ -274,8 +366,9 @@ class Watch:
             detections = model.detector.detect(frame.picture)
             stages = model.detector.stages_ms
             self._took_ms |= {"pre": stages.pre, "run": stages.run, "post": stages.post}
-            shot = Shot(frame, model, detections, self._options.jpeg_quality, jpeg)
             telemetry = _NO_FACTS if self._telemetry is None else self._telemetry.facts(self._now_s)
+            position = position_of(telemetry, self._options.position_decimals)
+            shot = Shot(frame, model, detections, self._options.jpeg_quality, jpeg, self._redactor, position)
             shown = Shown(shot, frame.picture, frame.captured_at, frame.hw_px, self._options.camera, telemetry)
             judged = self._judge.judge(shown, model, detections, self._stage)
         except Exception as error:  # noqa: BLE001 (one frame, or a model that errs at times, must not end the loop)
@@ -331,17 +424,22 @@ class Watch:
                 self._count_passed(verdict.decision)
         if kept:
             self._remember_budgets()  # before the frames: after a crash in between less is sent, never more
-        for shot, keep in kept:
-            self._keep(shot, keep)
+        self._due.extend(kept)
+        # Searching a picture may take longer than looking at it: one at a time then, so that the camera is seen in between.
+        at_once = len(self._due) if self._redactor is None or self._closed else 1
+        for _ in range(min(at_once, len(self._due))):
+            self._keep(*self._due.popleft())
 
     def _size_bytes(self, shot: Shot) -> int:
         with self._stage("encode"):
-            return len(shot.jpeg)
+            return shot.size_bytes
 
     def _keep(self, shot: Shot, keep: Keep[Shot]) -> None:
         self._status.selected += keep.beside is None
         self._status.beside += keep.beside is not None
         self._status.audited += keep.audit
+        with self._stage("redact"):
+            self._redact(shot)
         with self._stage("encode"):
             meta, jpeg = shot.meta(self._options.camera, keep), shot.jpeg
         strategies = [reason.strategy for reason in keep.reasons]
@@ -358,6 +456,19 @@ class Watch:
             self._not_spooled(meta, result.reason)
         else:
             log.info("frame kept", frame_id=meta.frame_id, reasons=strategies, score=round(keep.score, 4))
+
+    def _redact(self, shot: Shot) -> None:
+        """Let nothing of the frame be held from here on but what may leave, and count what that is."""
+        cleared = shot.clear()
+        if cleared is None:
+            return
+        status, redaction = self._status, cleared.redaction
+        status.withheld += cleared.picture is None
+        status.redacted += cleared.picture is not None and redaction.count > 0
+        failure = str(redaction.withheld) if cleared.failed else ""
+        if failure and failure != status.privacy_failure:
+            log.error("kept without its pixels", frame_id=shot.frame_id, cause=failure)
+        status.privacy_failure = failure
 
     def _not_spooled(self, meta: FrameMeta, cause: str) -> None:
         self._status.not_spooled += 1

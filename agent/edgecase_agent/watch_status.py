@@ -38,6 +38,7 @@ class StageMeans(msgspec.Struct):
     second: float = 0.0
     select: float = 0.0
     encode: float = 0.0
+    redact: float = 0.0
     spool: float = 0.0
 
 
@@ -66,7 +67,9 @@ class WatchStatus(msgspec.Struct, kw_only=True):
     `frames_seen` were looked at, `frames_skipped` came while the model was busy with another, `frames_failed` gave no sound score.
     `jpeg_bytes_seen` estimates what all frames seen would weigh as the JPEGs that would be sent: every n-th is encoded and stands for
     those up to the next. `selected` frames were worth a label, `audited` of them by chance, and `beside` frames went with them;
-    `not_spooled` of all these found no room on the disk. `passed` counts why the others were let go, since the start.
+    `not_spooled` of all these found no room on the disk. `redacted` of them were painted over somewhere, and `withheld` were kept without
+    their pixels; `privacy` says what is done, and `privacy_failure` why the last of these could not be searched. `passed` counts why the
+    others were let go, since the start.
     `second_looks` were taken and gave an opinion, `second_looks_failed` gave none, so that the first look counts; `without_chance` frames
     could not have got one, not even by chance: estimates from the looks count these as 0. `strategy` ranks the frames now, and
     `strategy_failure` says why that is not the one of the policy. `telemetry` counts how the vehicle's file was since the start, None
@@ -95,6 +98,10 @@ class WatchStatus(msgspec.Struct, kw_only=True):
     audited: int = 0
     beside: int = 0
     not_spooled: int = 0
+    privacy: str = "off"
+    redacted: int = 0
+    withheld: int = 0
+    privacy_failure: str = ""
     second_looks: int = 0
     second_looks_failed: int = 0
     without_chance: int = 0
@@ -114,6 +121,7 @@ def go_on_from(state: Path) -> WatchStatus:
     last.at, last.pid = wire.now(), os.getpid()
     last.passed, last.problem, last.model_failure, last.strategy_failure, last.swaps = {}, "", "", "", 0
     last.telemetry, last.telemetry_problem, last.policy_failure = None, "", ""
+    last.privacy_failure = ""
     return last
 
 

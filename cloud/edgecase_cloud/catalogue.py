@@ -165,6 +165,9 @@ class Frame(Base):
     boxes: Mapped[list[Any]]  # [class index in the catalogue's class table, score, x1, y1, x2, y2] in pixels
     operating_point: Mapped[float] = mapped_column(default=0.25)  # boxes that score less are candidates only
     thumbnail_jpeg: Mapped[bytes] = mapped_column(LargeBinary, default=b"")
+    # wire.Redaction, NULL where pictures leave the device as they are; wire.Position, NULL where it is not told
+    redaction: Mapped[dict[str, Any] | None] = mapped_column(JSON(none_as_null=True))
+    position: Mapped[dict[str, Any] | None] = mapped_column(JSON(none_as_null=True))
     review: Mapped[Review] = mapped_column(Choice(Review), default=Review.OPEN)
     revision: Mapped[int] = mapped_column(default=0)  # counts annotations; a save must name the one it has seen
     # In the label queue, the greater the further in front. A frame keeps its place when it is answered; others are counted on from there.

@@ -180,13 +180,17 @@ class Ingest:
             boxes=[[index[offer.classes[b.cls]], b.score, b.x1, b.y1, b.x2, b.y2] for b in offer.boxes],
             operating_point=offer.operating_point,
             thumbnail_jpeg=offer.thumbnail_jpeg,
+            redaction=_plain(offer.redaction),
+            position=_plain(offer.position),
         )
         session.add(row)
         return row
 
     def _decide(self, session: Session, row: Frame, look: Look, now: datetime) -> None:
-        """Whether the fleet wants the pixels of a new frame."""
-        if refusal := self._has_enough(session, row, now) or self._is_duplicate(session, row, look):
+        """Whether the fleet wants the pixels of a new frame, and the device gives them."""
+        if row.redaction is not None and "withheld" in row.redaction:
+            _move(row, Delivery.DECLINED, f"its pixels stay on the device: {row.redaction['withheld']}"[:200])
+        elif refusal := self._has_enough(session, row, now) or self._is_duplicate(session, row, look):
             _move(row, Delivery.DECLINED, refusal)
         else:
             _move(row, Delivery.GRANTED)
@@ -359,6 +363,11 @@ def _move(row: Frame, to: Delivery, reason: str = "") -> None:
         raise AssertionError(f"frame {row.id} cannot go from {row.delivery} to {to}")
     row.delivery = to
     row.delivery_reason = reason
+
+
+def _plain(part: msgspec.Struct | msgspec.UnsetType) -> dict[str, Any] | None:
+    """An optional part of an offer as the catalogue keeps it: JSON, or NULL."""
+    return None if part is msgspec.UNSET else msgspec.to_builtins(part)
 
 
 def _frame_id(payload: bytes) -> str | None:

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, fields, replace
 from datetime import datetime
 from enum import StrEnum
-from typing import Final
+from typing import Any, Final
 
 import sqlalchemy as sa
 from sqlalchemy.orm import Session
@@ -91,6 +91,37 @@ class Standing:
 
 
 @dataclass(frozen=True)
+class Area:
+    """A part of the picture, in whole pixels of the frame."""
+
+    x1: int
+    y1: int
+    x2: int
+    y2: int
+
+
+@dataclass(frozen=True)
+class Redaction:
+    """What the device made unseen in the frame; see `edgecase_models.wire.Redaction`."""
+
+    mode: str
+    method: str
+    count: int
+    boxes: tuple[Area, ...]
+    classes: tuple[str, ...]
+    model_digest: str | None
+
+
+@dataclass(frozen=True)
+class Position:
+    """Where the frame was taken, as far as the device tells; see `edgecase_models.wire.Position`."""
+
+    latitude_deg: float
+    longitude_deg: float
+    decimals: int
+
+
+@dataclass(frozen=True)
 class QueueItem:
     """A frame as the queue and the editor show it."""
 
@@ -112,6 +143,8 @@ class QueueItem:
     answer: Answer | None
     context_of: str | None = None
     standing: Standing | None = None
+    redaction: Redaction | None = None
+    position: Position | None = None
 
 
 def class_names(session: Session) -> tuple[str, ...]:
@@ -176,6 +209,19 @@ def item_of(row: Frame, answer: Answer | None, standing: Standing | None = None)
         answer=answer,
         context_of=row.context_of,
         standing=standing,
+        redaction=None if row.redaction is None else _redaction_of(row.redaction),
+        position=None if row.position is None else Position(**row.position),
+    )
+
+
+def _redaction_of(stored: dict[str, Any]) -> Redaction:
+    return Redaction(
+        mode=stored["mode"],
+        method=stored["method"],
+        count=stored["count"],
+        boxes=tuple(Area(*box) for box in stored["boxes"]),
+        classes=tuple(stored["classes"]),
+        model_digest=stored.get("model_digest"),
     )
 
 

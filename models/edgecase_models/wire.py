@@ -79,12 +79,50 @@ class Features(msgspec.Struct, frozen=True):
     scale: float
 
 
+Side = Annotated[int, Meta(ge=0, le=20_000)]
+
+
+class Area(msgspec.Struct, frozen=True, array_like=True):
+    """A part of the picture: x1, y1, x2, y2 in whole pixels of the frame."""
+
+    x1: Side
+    y1: Side
+    x2: Side
+    y2: Side
+
+
+class Redaction(msgspec.Struct, frozen=True, kw_only=True):
+    """What the device made unseen before it stored the frame.
+
+    `mode`: `blur` or `drop`; `method`: how it was made unseen. `count` areas were, `boxes` are the largest of them. They were found by the
+    model of `model_digest`, left out where only the frame's own was asked, and by that as `classes`. `withheld` says why the pixels stay
+    on the device; the frame is offered for what is known of it, and the answer to it is a decline.
+    """
+
+    mode: Text
+    method: Text
+    count: Count
+    boxes: Annotated[list[Area], Meta(max_length=MAX_BOXES)]
+    classes: Annotated[list[Text], Meta(max_length=1000)] = []
+    model_digest: Digest | UnsetType = UNSET
+    withheld: Text | UnsetType = UNSET
+
+
+class Position(msgspec.Struct, frozen=True):
+    """Where the frame was taken, rounded on the device to so many `decimals` of a degree."""
+
+    latitude_deg: Annotated[float, Meta(ge=-90, le=90)]
+    longitude_deg: Annotated[float, Meta(ge=-180, le=180)]
+    decimals: Annotated[int, Meta(ge=0, le=15)]
+
+
 class Offer(Message, frozen=True, kw_only=True, tag="offer"):
     """Device -> cloud: a frame lies in the spool. The pixels follow when they are granted.
 
     `boxes` hold candidates too; those that score `operating_point` or more are what the device reports as detections. `context_of` names
     the frame that this one lies beside and was sent for; left out for a frame that is worth a label itself.
-    `features` is left out where the model gives none.
+    `features` is left out where the model gives none, `redaction` where pictures leave as they are, `position` where it is unknown or
+    not to be told.
     """
 
     device: DeviceId
@@ -108,6 +146,8 @@ class Offer(Message, frozen=True, kw_only=True, tag="offer"):
     thumbnail_jpeg: Annotated[bytes, Meta(max_length=24_000)] = b""
     context_of: FrameId | UnsetType = UNSET
     features: Features | UnsetType = UNSET
+    redaction: Redaction | UnsetType = UNSET
+    position: Position | UnsetType = UNSET
 
 
 class Grant(Message, frozen=True, kw_only=True, tag="grant"):
@@ -328,6 +368,9 @@ def _check_offer(offer: Offer) -> None:
         raise WireError(f"frame {offer.frame_id}: a score is not finite or a propensity is not in (0, 1]")
     if offer.features is not UNSET and not 0 < offer.features.scale < MAX_FEATURE_SCALE:
         raise WireError(f"frame {offer.frame_id}: the scale of its features is not in (0, {MAX_FEATURE_SCALE:g})")
+    for area in () if offer.redaction is UNSET else offer.redaction.boxes:
+        if not (area.x1 <= area.x2 <= offer.width_px and area.y1 <= area.y2 <= offer.height_px):
+            raise WireError(f"frame {offer.frame_id}: a redacted area lies outside the picture")
     for box in offer.boxes:
         if not (0 <= box.x1 <= box.x2 <= offer.width_px and 0 <= box.y1 <= box.y2 <= offer.height_px):
             raise WireError(f"frame {offer.frame_id}: a box lies outside the picture")

@@ -260,8 +260,9 @@ def test_check_tries_every_part_for_real(site: Site, broker, hub: Hub) -> None:
     enrolment = site.enrol("cli-4", broker.port, broker.add_device("cli-4"), hub)
     code, found = findings(site.configure(enrolment))
     assert code == 0, found
-    assert list(found) == ["configuration", "disk", "model", "policy", "source", "broker", "hub"]
-    assert all(ok for ok, _ in found.values()), found
+    assert list(found) == ["configuration", "disk", "model", "policy", "privacy", "source", "broker", "hub"]
+    assert all(ok for name, (ok, _) in found.items() if name != "privacy"), found
+    assert found["privacy"] == (None, "off: pictures leave UNREDACTED, faces and plates as they are; no position")
     assert "128 x 128" in found["source"][1]
     assert "release 4" in found["hub"][1]
 
@@ -269,7 +270,7 @@ def test_check_tries_every_part_for_real(site: Site, broker, hub: Hub) -> None:
 def test_check_without_an_enrolment_says_what_that_means(site: Site) -> None:
     shown = ran("check", "-c", site.configure())
     assert shown.returncode == 0
-    assert (shown.stdout.count("✓"), shown.stdout.count("–"), shown.stdout.count("✗")) == (5, 2, 0)
+    assert (shown.stdout.count("✓"), shown.stdout.count("–"), shown.stdout.count("✗")) == (5, 3, 0)
     assert "frames stay here" in shown.stdout
 
 
@@ -277,6 +278,32 @@ def test_check_holds_the_policy_against_the_model(site: Site) -> None:
     code, found = findings(site.configure(selection='strategy = "novelty"'))
     assert (code, {name for name, (ok, _) in found.items() if ok is False}) == (2, {"policy"})
     assert "choose another strategy" in found["policy"][1]
+
+
+@pytest.mark.parametrize(
+    ("privacy", "ok", "says"),
+    [
+        (
+            'classes = ["green"]\nposition_decimals = 1',
+            True,
+            "blur: green, from a score of 0.05 on, painted over; without it no pixels",
+        ),
+        (
+            'mode = "drop"\nbundle = "model.tar"',
+            True,
+            "finds, red, green, from a score of 0.05 on, a reason to keep a frame's pixels here",
+        ),
+        ('bundle = "none.tar"', False, "none.tar: no such file"),
+        ('classes = ["gren"]', False, 'the model knows no "gren"; did you mean "green"?'),
+    ],
+)
+def test_check_tries_what_redacts_and_says_in_one_line_what_leaves(
+    site: Site, privacy: str, ok: bool, says: str
+) -> None:
+    code, found = findings(site.configure(privacy=privacy))
+    assert (code, found["privacy"][0]) == (0 if ok else 2, ok)
+    assert says in found["privacy"][1]
+    assert ("positions to 1 decimals" in found["privacy"][1]) == ("position" in privacy)
 
 
 def test_check_says_which_campaigns_are_for_this_device(site: Site) -> None:

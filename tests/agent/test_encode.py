@@ -29,6 +29,21 @@ def test_a_kept_frame_has_the_colours_that_the_detector_saw(
     assert np.abs(sent.astype(int) - frame.picture.rgb()).mean() < 3
 
 
+@pytest.mark.parametrize(("height", "width"), [(32, 48), (33, 48), (32, 47), (33, 47)])
+def test_what_lies_behind_a_picture_in_memory_does_not_go_into_its_jpeg(height: int, width: int) -> None:
+    def plane(rows: int, columns: int, behind: int) -> np.ndarray:
+        memory = np.full(rows * columns + 4096, behind, np.uint8)
+        memory[: rows * columns] = np.random.default_rng(0).integers(0, 256, rows * columns)
+        return memory[: rows * columns].reshape(rows, columns)
+
+    half = (height + 1) // 2, (width + 1) // 2
+    sent = {
+        jpeg(Planes(plane(height, width, behind), plane(*half, behind), plane(*half, behind), full_range=True))
+        for behind in (0, 255)
+    }
+    assert len(sent) == 1
+
+
 def test_an_rgb_frame_is_sent_in_its_own_colours() -> None:
     picture = squares(0)
     assert np.abs(simplejpeg.decode_jpeg(jpeg(picture, 95)).astype(int) - picture).mean() < 3

@@ -18,6 +18,7 @@ from pathlib import Path
 import msgspec
 import numpy as np
 import pytest
+import simplejpeg
 import structlog
 from numpy.typing import NDArray
 from typer.testing import CliRunner
@@ -26,6 +27,7 @@ from edgecase_agent.by_policy import a_judge, rules_of
 from edgecase_agent.cli import app
 from edgecase_agent.frames import FrameMeta
 from edgecase_agent.once import Members, Meter, Once
+from edgecase_agent.redaction import Mode, Terms
 from edgecase_agent.replay import Options, Policies, Replay, ReplayError, must_end, replay
 from edgecase_agent.replay_report import MOST_PICTURES, page
 from edgecase_agent.replayed import Recorded, Replayed
@@ -453,6 +455,27 @@ def test_what_others_named_is_shown_as_text(recorded: Recorded) -> None:
     assert "&lt;b&gt;&amp;&quot;&#x27;" in text
 
 
+@pytest.mark.parametrize("mode", Mode)
+def test_the_page_shows_pictures_as_they_would_leave(clip: Path, bundle: Bundle, mode: Mode) -> None:
+    terms = Terms(mode=mode, classes=("red",), margin=1)
+    found = replayed(clip, bundle, {"now": a_policy(context_frames=1, context_before_s=1)}, Options(redaction=terms))
+    shown = [base64.b64decode(each) for each in re.findall(r'base64,([^"]+)"', page(found))]
+    kept = found.document.policies[0].kept
+    assert kept > 3
+    if mode is Mode.DROP:
+        assert not shown
+        assert page(found).count("kept without its pixels") == kept
+        return
+    assert len(shown) == kept
+    for content in shown:
+        picture = simplejpeg.decode_jpeg(content).astype(int)
+        assert np.ptp(picture[2:46, 2:46], axis=(0, 1)).max() <= 4, (
+            "the red cell and its grey surroundings have one colour"
+        )
+        assert (picture[2:46, 2:46, 0] < 160).all()
+        assert picture[50:60, 100:120].mean() == pytest.approx(70, abs=4), "the rest is as it was"
+
+
 def test_of_many_picks_the_page_shows_some_evenly_spread(bundle: Bundle) -> None:
     policy = a_policy(gap_s=0, window_s=0.1, budget={"frames_per_minute": 1_000_000}, audit_share=1, leaders=50)
     recorded = replay(Pictures(seen_at(index % FRAMES) for index in range(300)), bundle, {"a": policy}, Options())
@@ -557,10 +580,13 @@ def test_bad_input_ends_with_one_line(clip: Path, bundle: Bundle, gt: Path, tmp_
     (tmp_path / "clip.mp4").write_bytes(b"no video at all")
     wrong = toml(tmp_path / "wrong.toml", "windows_s = 3")
     torn = toml(tmp_path / "torn.toml", "[committee]\nbundle = 'nowhere.tar'")
+    private = tmp_path / "private.toml"
+    private.write_text(f'[source]\nuri = "x"\n[model]\nbundle = "{bundle.path}"\n[privacy]\nbundle = "faces.tar"\n')
     good, same = toml(tmp_path / "good.toml"), ("--bundle", bundle.path, "--json")
     for said, arguments in {
         "give --bundle": (clip,),
         "no such file": (clip, "--bundle", tmp_path / "none.tar"),
+        "faces.tar: no such file": (clip, "-c", private, "--json"),
         "no such file or folder": (tmp_path / "nothing.mp4", *same),
         "cannot be": (tmp_path / "clip.mp4", *same),
         "has no end": ("sim://street?seed=1", *same),

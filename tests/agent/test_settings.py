@@ -59,6 +59,24 @@ def test_a_source_and_a_model_are_enough_and_paths_are_relative_to_the_file(tmp_
     assert load_enrolment(settings) is None
 
 
+@pytest.mark.parametrize(
+    ("content", "redacts"),
+    [
+        ("", None),
+        ("classes = ['person']", "blur"),
+        ("bundle = 'faces.tar'", "blur"),
+        ("mode = 'drop'\nclasses = ['person']", "drop"),
+        ("mode = 'off'\nbundle = 'faces.tar'", None),
+    ],
+)
+def test_what_is_to_be_looked_for_is_painted_over_unless_told_otherwise(
+    tmp_path: Path, content: str, redacts: str | None
+) -> None:
+    chosen = load(tmp_path, f"{LEAST}[privacy]\n{content}").privacy
+    assert chosen.redacts == redacts
+    assert chosen.bundle in {None, tmp_path / "faces.tar"}
+
+
 def test_an_address_with_a_scheme_is_no_path(tmp_path: Path) -> None:
     assert load(tmp_path, LEAST.replace("clip.mp4", "sim://street?seed=1")).source.uri == "sim://street?seed=1"
 
@@ -172,6 +190,15 @@ def test_an_unknown_variable_is_named_with_the_nearest_known_one(
         ),
         (LEAST + "[model]\nthreads = 1", "not valid TOML: Cannot declare ('model',) twice (at line 6"),
         (LEAST + "threads = 1\nthreads = 2", "not valid TOML: Cannot overwrite a value"),
+        (
+            LEAST + "[privacy]\nmode = 'blur'",
+            "mode = 'blur' without anything to look for; set privacy.bundle or privacy.classes",
+        ),
+        (LEAST + "[privacy]\nbundle_classes = ['face']", "set privacy.bundle, or name them in privacy.classes"),
+        (
+            LEAST + "[privacy]\nmode = 'pixelate'",
+            "\"privacy.mode\" in agent.toml: input should be 'off', 'blur' or 'drop'",
+        ),
         ("[source]\nuri = 'a'", '"model" is missing in agent.toml'),
         ("uplink = 3" + LEAST, '"uplink" in agent.toml: input should be a valid dictionary'),
         ("device = 'Cam 1'" + LEAST, "string should match pattern '^[a-z0-9_-]{1,64}$', not 'Cam 1'"),

@@ -49,6 +49,9 @@ def test_all_that_was_counted_is_told_and_no_more_than_that() -> None:
     assert said["second looks"] == "50, 3 failed, 9 frames could not have got one"
     assert said["telemetry"] == "8 read, 0 broken or missing, 1 grown stale, 0 values left out"
     assert said["kept"] == "7 frames = 5 acknowledged + 2 waiting here"
+    assert said["privacy"] == "off: frames leave as they are"
+    redacting = dict(standing(watched(privacy="blur", redacted=1, withheld=3)))
+    assert redacting["privacy"] == "blur: 1 frame painted over, 3 kept without their pixels"
     assert PROBLEM not in said
     assert "telemetry" not in dict(standing(watched()))
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sqlite3
 import threading
 from collections import Counter
 from collections.abc import Callable, Iterator
@@ -146,6 +147,30 @@ def test_a_declined_frame_is_let_go_and_counted(bench: Bench) -> None:
     work(bench.uplink, bench.clock)
     assert bench.spool.balance() == wire.Balance(kept=1, offered=1, declined=1)
     assert bench.porter.started == []
+
+
+def test_where_frames_are_redacted_one_that_was_kept_before_is_set_aside_and_never_sent(memory_path: Path) -> None:
+    bench = Bench(memory_path, redacted_only=True)
+    before = bench.keep()
+    torn = bench.keep()
+    done = wire.Redaction(mode="blur", method="fill", count=0, boxes=[])
+    after = bench.keep(redaction=done)
+    half_way = bench.keep()
+    grant = bench.cloud(bench.spool.meta(bench.spool.entry(half_way)).offer(DEVICE, "a" * 64, 1))  # type: ignore[arg-type]
+    bench.spool.offered(half_way)
+    bench.spool.granted(half_way, grant)  # type: ignore[arg-type]
+    with sqlite3.connect(memory_path / "spool.db") as db:
+        db.execute("UPDATE descriptions SET checksum = 0 WHERE id = ?", (torn,))
+    bench.run(5)
+    assert bench.sent(wire.Offer) == {after: 1}
+    assert [upload.frame_id for upload in bench.porter.started] == [after]
+    assert bench.spool.balance() == wire.Balance(
+        kept=4, offered=2, uploaded=1, acknowledged=1, rejected=2, lost_local=1
+    )
+    reasons = {event.frame_id: event.reason for event in bench.spool.events()}
+    assert "kept before privacy was set" in reasons[before]
+    assert "kept before privacy was set" in reasons[half_way]
+    bench.spool.close()
 
 
 def test_a_poke_is_handed_on(bench: Bench) -> None:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from edgecase_cloud.catalogue import Review
+from edgecase_cloud.catalogue import Frame, Review
+from support import circle
 
 CAR, PERSON = [200, 120, 360, 240], [60, 100, 100, 200]
 TRUCK = [440, 90, 560, 200]  # the unlikely one, score 0.17
@@ -24,6 +25,26 @@ def test_a_frame_opens_with_the_models_boxes_and_the_unlikely_ones_dashed(desk: 
     assert desk.shown(".candidate") == [[5, TRUCK]]
     assert desk.page.locator("#box-count").inner_text() == "2 and 1 unlikely"
     assert "expects 0.50 wrong or missing boxes" in desk.page.locator(".why").first.inner_text()
+
+
+def test_what_was_painted_over_on_the_device_is_marked_and_in_nobodys_way(desk: Any) -> None:
+    with desk.services.catalogue.session.begin() as session:
+        row = session.get_one(Frame, circle.frame_id(1))
+        row.redaction = {
+            "mode": "blur",
+            "method": "fill",
+            "count": 1,
+            "boxes": [[192, 112, 368, 256]],
+            "classes": ["car"],
+        }
+    desk.frame(1)
+    (marked,) = desk.page.locator("rect.redacted").all()
+    assert [int(marked.get_attribute(name)) for name in ("x", "y", "width", "height")] == [192, 112, 176, 144]
+    assert "1 area painted over" in desk.page.locator("#redaction").inner_text()
+    desk.click(280, 180)
+    assert desk.page.locator("g.box.selected").count() == 1
+    desk.frame(2)
+    assert desk.page.locator("rect.redacted, #redaction").count() == 0
 
 
 def test_a_drawn_box_is_saved_where_it_was_drawn(desk: Any) -> None:

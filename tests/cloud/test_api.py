@@ -85,6 +85,40 @@ def test_a_frame_tells_all_that_the_editor_needs(client: TestClient) -> None:
     assert (body["frame"]["review"], body["frame"]["revision"], body["history"]) == ("open", 0, [])
 
 
+def test_what_the_device_painted_over_and_where_it_was_are_told_and_shown(
+    services: Services, client: TestClient
+) -> None:
+    done = {
+        "mode": "blur",
+        "method": "fill",
+        "count": 9,
+        "boxes": [[0, 16, 48, 64]],
+        "classes": ["face"],
+        "model_digest": "e" * 64,
+    }
+    with services.catalogue.session.begin() as session:
+        row = session.get_one(Frame, ONE)
+        row.redaction, row.position = done, {"latitude_deg": 48.1, "longitude_deg": -11.0, "decimals": 2}
+    frame = client.get(f"/api/v1/frames/{ONE}").json()["frame"]
+    assert frame["redaction"] == done | {"boxes": [{"x1": 0, "y1": 16, "x2": 48, "y2": 64}]}
+    assert frame["position"] == {"latitude_deg": 48.1, "longitude_deg": -11.0, "decimals": 2}
+    page = client.get(f"/frames/{ONE}").text
+    for said in ("9 areas painted over", "Looked for face and what model", "eeeeeeeeeeee</code>", "48.10°, -11.00°"):
+        assert said in page
+    with services.catalogue.session.begin() as session:
+        session.get_one(Frame, ONE).redaction = {
+            "mode": "drop",
+            "method": "fill",
+            "count": 0,
+            "boxes": [],
+            "classes": ["face"],
+        }
+    assert "nothing had to be painted over" in client.get(f"/frames/{ONE}").text
+    other = client.get(f"/api/v1/frames/{circle.frame_id(2)}").json()["frame"]
+    assert (other["redaction"], other["position"]) == (None, None)
+    assert "Redacted" not in client.get(f"/frames/{circle.frame_id(2)}").text
+
+
 @pytest.mark.parametrize(
     ("path", "status", "says"),
     [

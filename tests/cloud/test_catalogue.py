@@ -95,7 +95,7 @@ def test_a_catalogue_of_the_first_version_keeps_its_frames_and_can_go_back(tmp_p
         connection.execute(sa.insert(sa.table("frames", *(sa.column(name) for name in given))), [given, beside])
     before = frames()
     step("head", command.upgrade)
-    new = {"place": LATER, "context_of": None}
+    new = {"place": LATER, "context_of": None, "redaction": None, "position": None}
     assert frames() == [
         before[0] | new | {"strategies": "ede\nmargin"},
         before[1] | new | {"strategies": "context", "review": "context"},

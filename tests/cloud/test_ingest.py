@@ -199,6 +199,46 @@ def test_a_picture_that_the_fleet_has_already_is_declined_for_good(tell: Told) -
     assert tell.row(twin).delivery is Delivery.DECLINED
 
 
+def test_what_was_redacted_and_where_it_was_are_kept_with_the_frame_and_nothing_where_neither_is_told(
+    tell: Told,
+) -> None:
+    done = wire.Redaction(mode="blur", method="fill", count=2, boxes=[wire.Area(0, 16, 48, 64)], classes=["person"])
+    told, silent = shot(redaction=done, position=wire.Position(48.14, 11.58, 2)), shot()
+    for frame in (told, silent):
+        assert isinstance(tell.deliver(frame), wire.Ack)
+    row = tell.row(told)
+    assert row.redaction == {
+        "mode": "blur",
+        "method": "fill",
+        "count": 2,
+        "boxes": [[0, 16, 48, 64]],
+        "classes": ["person"],
+    }
+    assert row.position == {"latitude_deg": 48.14, "longitude_deg": 11.58, "decimals": 2}
+    with tell.parts.catalogue.session() as session:
+        null = sa.select(Frame.id).where(Frame.redaction.is_(None), Frame.position.is_(None))
+        assert list(session.scalars(null)) == [silent.id]
+
+
+def test_a_frame_whose_pixels_stay_on_the_device_is_known_with_the_reason_and_never_asked_for(tell: Told) -> None:
+    why = wire.Redaction(
+        mode="drop", method="fill", count=1, boxes=[wire.Area(0, 0, 16, 16)], withheld="it shows a person"
+    )
+    content = b"\xff\xd8 the stand-in of all such frames \xff\xd9"
+    frames = [shot(content=content, thumbnail_jpeg=b"", redaction=why) for _ in range(2)]
+    for frame in frames:
+        expected = wire.Decline(frame_id=frame.id, reason="its pixels stay on the device: it shows a person")
+        assert [tell(frame.offer), tell(frame.offer, now=LATER)] == [expected, expected]
+        row = tell.row(frame)
+        assert (row.delivery, row.boxes, row.reasons[0]["strategy"]) == (
+            Delivery.DECLINED,
+            [[1, 0.5, 10.0, 20.0, 30.0, 40.0]],
+            "uncertainty",
+        )
+        assert row.redaction is not None
+        assert row.redaction["withheld"] == "it shows a person"
+
+
 def test_a_twin_of_a_frame_that_has_not_arrived_yet_is_wanted(tell: Told) -> None:
     frame = shot("cam-1")
     tell(frame.offer)

@@ -54,12 +54,30 @@ BESIDE_A_PICK = offer(reasons=[wire.Reason("context", -1.5, 0.0)], score=0.0, co
 POLICED = wire.Status(
     device="cam-1", online=True, session="s", at=AT, policy_digest="d" * 64, policy_problem="policy: it needs features"
 )
+REDACTED = offer(
+    redaction=wire.Redaction(
+        mode="blur",
+        method="fill",
+        count=2,
+        boxes=[wire.Area(0, 16, 48, 64), wire.Area(600, 320, 640, 360)],
+        classes=["person"],
+        model_digest="e" * 64,
+    )
+)
+WITHHELD = offer(
+    thumbnail_jpeg=b"",
+    redaction=wire.Redaction(mode="drop", method="fill", count=0, boxes=[], withheld="it shows what must not be seen"),
+)
+PLACED = offer(position=wire.Position(48.14, 11.58, 2))
 LATER: dict[str, wire.Up | wire.Down] = {
     "Offer with features": WITH_FEATURES,
     "Offer of a committee": OF_A_COMMITTEE,
     "Offer beside a pick": BESIDE_A_PICK,
     "Status with a policy": POLICED,
     "Poke for a policy": wire.Poke(release=4, policy=2),
+    "Offer of a redacted frame": REDACTED,
+    "Offer of a frame without its pixels": WITHHELD,
+    "Offer with a position": PLACED,
 }
 """What was added to version 1 after its first publication: golden files are only ever added to."""
 
@@ -101,9 +119,13 @@ def test_fields_that_came_later_are_read_and_written_as_they_were_first_publishe
 
 
 def test_a_receiver_that_does_not_know_the_later_fields_reads_the_rest() -> None:
-    for message in (WITH_FEATURES, OF_A_COMMITTEE, BESIDE_A_PICK):
+    for message in (WITH_FEATURES, OF_A_COMMITTEE, BESIDE_A_PICK, REDACTED, WITHHELD, PLACED):
         content = json.loads(wire.encode(message))
-        content = {key: value for key, value in content.items() if key not in {"features", "context_of"}}
+        content = {
+            key: value
+            for key, value in content.items()
+            if key not in {"features", "context_of", "redaction", "position"}
+        }
         content["reasons"] = [
             {key: value for key, value in reason.items() if key not in {"rank", "model_digest"}}
             for reason in content["reasons"]
@@ -161,6 +183,15 @@ def test_a_receiver_that_does_not_know_the_later_fields_reads_the_rest() -> None
         {"features": {"codes": "AAAA", "scale": -1.0}},
         {"features": {"codes": "AAAA", "scale": 1e7}},
         {"features": {"codes": "AAAA"}},
+        {"redaction": {"mode": "blur", "method": "fill", "count": 1, "boxes": [[0, 0, 641, 5]]}},
+        {"redaction": {"mode": "blur", "method": "fill", "count": 1, "boxes": [[9, 0, 5, 5]]}},
+        {"redaction": {"mode": "blur", "method": "fill", "count": 1, "boxes": [[0.5, 0, 5, 5]]}},
+        {"redaction": {"mode": "blur", "method": "fill", "count": 1, "boxes": [[0, 0, 5, 5]] * 301}},
+        {"redaction": {"mode": "blur", "method": "fill", "boxes": []}},
+        {"redaction": {"mode": "blur", "method": "fill", "count": 0, "boxes": [], "withheld": "x" * 201}},
+        {"position": {"latitude_deg": 90.1, "longitude_deg": 0.0, "decimals": 1}},
+        {"position": {"latitude_deg": 0.0, "longitude_deg": -180.1, "decimals": 1}},
+        {"position": {"latitude_deg": 0.0, "longitude_deg": 0.0, "decimals": -1}},
         {"v": 2},
         {"type": "ack"},
     ],

@@ -61,6 +61,34 @@ class AnswerOut(Out):
     created_at: datetime
 
 
+class AreaOut(Out):
+    """A part of the picture, in whole pixels of the frame."""
+
+    x1: int
+    y1: int
+    x2: int
+    y2: int
+
+
+class RedactionOut(Out):
+    """What the device made unseen before it stored the frame: `count` areas, `boxes` being the largest of them."""
+
+    mode: str
+    method: str
+    count: int
+    boxes: list[AreaOut]
+    classes: list[str]
+    model_digest: str | None
+
+
+class PositionOut(Out):
+    """Where the frame was taken, rounded on the device to so many decimals of a degree."""
+
+    latitude_deg: float
+    longitude_deg: float
+    decimals: int
+
+
 class QueueItemOut(Out):
     """A frame of the queue."""
 
@@ -82,6 +110,8 @@ class QueueItemOut(Out):
     answer: AnswerOut | None
     context_of: str | None
     standing: reviewable.Standing | None
+    redaction: RedactionOut | None
+    position: PositionOut | None
 
 
 class QueueOut(Out):

@@ -17,7 +17,7 @@ function element(name, attributes, parent) {
 }
 
 export class Editor {
-  constructor(svg, boxes, { classes, image, label, onChange, onSelect, onPoint }) {
+  constructor(svg, boxes, { classes, image, label, redacted, onChange, onSelect, onPoint }) {
     Object.assign(this, { svg, boxes, classes, onChange, onSelect, onPoint });
     this.selected = null;
     this.hovered = null;
@@ -29,6 +29,9 @@ export class Editor {
     const { width, height } = boxes.size;
     this.view = { x: 0, y: 0, width, height };
     element("image", { href: image, width, height, role: "img", "aria-label": label }, svg);
+    for (const { x1, y1, x2, y2 } of redacted) {
+      element("rect", { class: "redacted", x: x1, y: y1, width: x2 - x1, height: y2 - y1 }, svg);
+    }
     this.layer = element("g", {}, svg);
     svg.addEventListener("pointerdown", (event) => this.#down(event));
     svg.addEventListener("pointermove", (event) => this.#move(event));

@@ -32,6 +32,7 @@ const editor = new Editor(svg, boxes, {
   classes,
   image: `/api/v1/frames/${frame.id}/image`,
   label: `Frame of ${frame.device}, ${frame.camera}`,
+  redacted: frame.redaction?.boxes ?? [],
   onChange: showBoxes,
   onSelect: showSelected,
   onPoint: () => {},
