@@ -142,8 +142,8 @@ def choose(
        whose lot is below that of every open one are an honest sample of what the devices saw.
     3. Every so often a frame that seems to show a minority class, its gain weighed by how likely (`quotas.ClassQuota`).
     4. Else what the product rule picks (`greedy.Greedy`), a frame's weight being score^(1-c) · typicality^c / (frame_s + box_s · boxes),
-       expected ones. With the phase c = (1 - labels / `cold_labels`) / 2, typical frames come first while labels are few (TypiClust: Hacohen,
-       Dekel, Weinshall, ICML 2022), and what is doubtful and far from all that was labelled later. Cameras get equal shares, light and
+       expected ones. With the phase c = (1 - labels / `cold_labels`) / 2, typical frames count while labels are few (TypiClust: Hacohen,
+       Dekel, Weinshall, ICML 2022), and later what is doubtful and far from all that was labelled. Cameras get equal shares, light and
        dark pictures at least a quarter each, as long as they have frames (`quotas.Turns`).
 
     Costs O((N + A) · k · D) time and O((N + A) · D) memory for N frames, A answers, k picks and D dimensions.
