@@ -206,7 +206,7 @@ def forget(
     yes: Annotated[bool, typer.Option("--yes", help="Do not ask.")] = False,
     as_json: Json = False,
 ) -> None:
-    """Remove frames everywhere: objects, rows, answers, thumbnails, dataset files; leaves an audit row, and declines them when they come again."""
+    """Remove frames everywhere: objects, rows, answers, dataset files. Leaves an audit row; what is offered again is declined."""
     from dataclasses import asdict
 
     from edgecase_cloud import forgetting, here
