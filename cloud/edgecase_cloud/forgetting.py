@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from collections.abc import Set as AbstractSet
 from dataclasses import asdict, dataclass
 from datetime import datetime
@@ -123,6 +123,7 @@ def order(parts: Services, scope: Scope, now: datetime) -> int:
         if scope.frame_id and session.get(Forgotten, scope.frame_id) is None:
             session.add(Forgotten(frame_id=scope.frame_id, forgetting_id=made.id))  # it has not been offered yet
         mine = sa.select(Forgotten.frame_id).where(Forgotten.forgetting_id == made.id)
+        # No move of `DELIVERY_MOVES`: for the moment until it is gone, it is as if it had never been wanted.
         hidden = {"delivery": Delivery.DECLINED, "delivery_reason": REASON, "thumbnail_jpeg": b""}
         session.execute(sa.update(Frame).where(Frame.id.in_(mine)).values(**hidden))
         return made.id
@@ -133,12 +134,18 @@ def carry_out(parts: Services, clock: Callable[[], datetime]) -> list[Event]:
 
     Copies go first, rows last: what still has a row is found again, and what is done twice comes to the same.
     """
+    if not _waiting(parts):
+        return []
     with durable.exclusive(parts.settings.path("forget.lock")):
         dataset_files.sweep(datasets.root(parts.settings.data))
-        waiting = sa.select(Forgetting.id).where(Forgetting.done_at.is_(None)).order_by(Forgetting.id)
-        with parts.catalogue.session() as session:
-            numbers = session.scalars(waiting).all()
-        return [_carried_out(parts, number, clock) for number in numbers]
+        return [_carried_out(parts, number, clock) for number in _waiting(parts)]
+
+
+def _waiting(parts: Services) -> Sequence[int]:
+    with parts.catalogue.session() as session:
+        return session.scalars(
+            sa.select(Forgetting.id).where(Forgetting.done_at.is_(None)).order_by(Forgetting.id)
+        ).all()
 
 
 def _carried_out(parts: Services, number: int, clock: Callable[[], datetime]) -> Event:

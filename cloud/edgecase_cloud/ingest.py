@@ -375,7 +375,10 @@ def _checked(session: Session, *, frame_id: str, found: ObjectInfo, now: datetim
 
 
 def _reported(session: Session, *, status: wire.Status, now: datetime) -> None:
-    """What a device says of itself. A last will of an earlier session, and an older report, change nothing newer."""
+    """What a device says of itself. A last will of an earlier session, and an older report, change nothing newer.
+
+    Where it shows that two devices share the identity (`twins`), that is told: once as an event, and on the row for as long as it is so.
+    """
     row = session.get_one(Device, status.device)
     report = msgspec.to_builtins(status)
     if report == row.status or (not status.online and row.session not in {"", status.session}):
@@ -396,7 +399,7 @@ def _reported(session: Session, *, status: wire.Status, now: datetime) -> None:
     if other is None:
         return
     if not twins.is_flagged(row.shared_at, now):
-        detail = {"runs": msgspec.to_builtins([other, runs[-1]])}
+        detail = {"reason": "two runs of its agent are alive", "runs": msgspec.to_builtins([other, runs[-1]])}
         session.add(Event(at=now, kind="shared identity", subject=row.id, detail=detail))
         log.warning("two devices share an identity", device=row.id, **detail)
     row.shared_at = now

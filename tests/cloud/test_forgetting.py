@@ -1,4 +1,4 @@
-"""What is forgotten is gone from everywhere, stays gone when it is offered again, and leaves an audit row; a kill in between is made good."""
+"""What is forgotten is gone from everywhere, is declined when it comes again, and leaves an audit row; a kill is made good."""
 
 from __future__ import annotations
 

@@ -9,16 +9,21 @@ from pathlib import Path
 
 import pytest
 import sqlalchemy as sa
+from fastapi.testclient import TestClient
 
-from edgecase_cloud import datasets, forgetting, inspection, migrations, review, settings
+from edgecase_cloud import datasets, forgetting, inspection, label_queue, migrations, review, settings
+from edgecase_cloud.batch import BatchRules
 from edgecase_cloud.catalogue import Annotation, Catalogue, Delivery, Frame, Look, Review
 from edgecase_cloud.decoding import decoder
 from edgecase_cloud.reconcile import Repaired, reconcile, repair
 from edgecase_cloud.reviewable import LabelBox, Origin
 from edgecase_cloud.services import Services
+from edgecase_cloud.store import PutGrant
+from edgecase_cloud.web.app import create_app
 from edgecase_models import wire
 from support import circle
 from support.cloud import NOW, Shot, Told, shot
+from support.s3 import put
 
 LATER = NOW + timedelta(hours=1)
 
@@ -85,7 +90,8 @@ def test_an_older_catalogue_ends_whole(tell: Told) -> None:
     assert {key.rpartition("/")[2] for key in found.unknown} == {f"{gone.id}.jpg", f"{uploaded.id}.jpg"}
 
     assert after(uploaded.stored(first), now=LATER) is None, "a word about an unknown frame is not answered"
-    grant = after.granted(uploaded, LATER)  # so its device offers it again; the PUT ends with 412, which is as good
+    grant = after.granted(uploaded, LATER)  # so its device offers it again
+    assert put(PutGrant(grant.url, grant.headers), uploaded.content)[0] == 412, "the store has it, which is as good"
     assert isinstance(after(uploaded.stored(grant), now=LATER), wire.Ack)
     assert isinstance(after(in_flight.offer, now=LATER), wire.Grant)
     assert isinstance(after(in_flight.stored(first), now=LATER), wire.Ack)
@@ -101,6 +107,11 @@ def test_an_older_catalogue_ends_whole(tell: Told) -> None:
     assert abs(row.taken_at - NOW) < timedelta(seconds=1), "its id says when it was made"
     (event,) = after.events("repaired")
     assert event.detail == {"adopted": 1}
+    assert gone.id in {pick.id for pick in label_queue.reorder(after.parts.catalogue, BatchRules(), LATER).picks}
+    client = TestClient(create_app(after.parts), base_url="http://127.0.0.1")
+    for page in ("/", "/queue", f"/frames/{gone.id}"):
+        assert client.get(page).status_code == 200
+    assert "known by its object alone" in client.get(f"/frames/{gone.id}").text
 
 
 def test_an_adopted_frame_can_be_labelled_and_its_devices_word_completes_it(tell: Told) -> None:

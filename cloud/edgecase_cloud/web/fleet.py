@@ -77,7 +77,7 @@ def summary(session: Session) -> Summary:
     counts = review_queue.counts(session)
     frames = {name: sum(d.balance[name] for d in devices) for name in BALANCE}
     frames["seen"] = sum(d.frames_seen for d in devices)
-    frames["arrived"] = counts.delivery.get(Delivery.ACKNOWLEDGED, 0)
+    frames["arrived"] = sum(counts.delivery.get(state, 0) for state in (Delivery.ACKNOWLEDGED, Delivery.EXPIRED))
     return Summary(
         frames=frames,
         review={state.value: counts.review.get(state, 0) for state in Review},
