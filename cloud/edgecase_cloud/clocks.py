@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from datetime import UTC, datetime, timedelta
-from typing import Final
+from typing import Any, Final
 
 import sqlalchemy as sa
 from sqlalchemy.orm import Session
@@ -15,7 +16,7 @@ EARLIEST: Final = datetime(2026, 1, 1, tzinfo=UTC)
 AHEAD: Final = timedelta(minutes=5)
 """A clock this far ahead of the arrival of its frame is wrong."""
 TOLERANCE: Final = timedelta(milliseconds=100)  # the two clocks of a frame are not read at the same instant
-_MOVED_AT_MOST: Final = 2000
+_MOVED_AT_MOST: Final = 1000
 
 
 def place(session: Session, row: Frame) -> None:
@@ -43,14 +44,23 @@ def place(session: Session, row: Frame) -> None:
             began_at = told
             row.taken_at = began_at + since_boot
     earlier = same_boot.where(Frame.monotonic_ns < row.monotonic_ns).order_by(Frame.monotonic_ns.desc())
-    moved = []
-    for frame in session.execute(earlier.limit(_MOVED_AT_MOST)):
+    for at_most in (1, _MOVED_AT_MOST):  # hardly ever more than the one is looked at
+        ahead = _ahead(session.execute(earlier.limit(at_most)).all(), began_at)
+        if len(ahead) < at_most:
+            break
+    if ahead:
+        session.execute(sa.update(Frame), ahead)
+
+
+def _ahead(earlier: Iterable[Any], began_at: datetime) -> list[dict[str, Any]]:
+    """What to write into those frames, the latest first, whose clock was ahead of this beginning of their boot."""
+    found = []
+    for frame in earlier:
         ran = _since_boot(frame.monotonic_ns)
         if frame.taken_at - ran <= began_at + TOLERANCE:
             break
-        moved.append({"id": frame.id, "taken_at": began_at + ran})
-    if moved:
-        session.execute(sa.update(Frame), moved)
+        found.append({"id": frame.id, "taken_at": began_at + ran})
+    return found
 
 
 def is_wrong(captured_at: datetime, taken_at: datetime) -> bool:
