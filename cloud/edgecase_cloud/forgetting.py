@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import Any, Final
 
 import sqlalchemy as sa
-import structlog
 from sqlalchemy.orm import Session
 
 from edgecase_cloud import dataset_files, datasets, durable
@@ -40,8 +39,6 @@ OF_MODELS: Final = (
     "The models that are named learnt from datasets that held forgotten frames. A model does not unlearn by this: train anew without "
     "them and release the successor."
 )
-
-log = structlog.get_logger()
 
 
 class ForgetError(Unusable):
@@ -177,7 +174,6 @@ def _carried_out(parts: Services, number: int, clock: Callable[[], datetime]) ->
             detail["note"] = OF_MODELS
         audit = Event(at=row.done_at, kind="forgotten", subject=row.device or row.frame_id or "time", detail=detail)
         session.add(audit)
-    log.info("frames forgotten", order=number, frames=row.detail["frames"])
     return audit
 
 

@@ -31,7 +31,8 @@ class Upkeep:
         if not self._applied:
             retention.apply(self._services)
             self._applied = True
-        forgetting.carry_out(self._services, wire.now)
+        for audit in forgetting.carry_out(self._services, wire.now):
+            log.info("frames forgotten", **audit.detail)
         expired = retention.expire(self._services, wire.now())
         looked_at = inspection.look_at_pictures(self._services, decoder())
         return expired == retention.AT_ONCE or looked_at == inspection.AT_ONCE

@@ -305,7 +305,7 @@ def test_an_order_that_says_too_little_is_refused(scope: dict[str, Any], why: st
 
 def test_the_command_says_what_would_go_asks_and_removes(cloud: Cloud) -> None:
     device = cloud.device("forget-cam")
-    frame, kept = shot("forget-cam"), shot("forget-cam", captured_at=NOW + HOUR, monotonic_ns=3_601_000_000_000)
+    frame, kept = shot("forget-cam"), shot("forget-cam", captured_at=NOW + HOUR, monotonic_ns=3_600_123_456_789)
     for each in (frame, kept):
         device.deliver(each)
     device.leave()
