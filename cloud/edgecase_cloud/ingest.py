@@ -187,6 +187,7 @@ class Ingest:
             return conflict
         elif row.model_digest == ADOPTED:  # its object was there before its row: now its device says what is in it
             self._fill(session, row, offer)
+            row.problem = None  # it is looked at again, now that it is known what was announced
             clocks.place(session, row)
         session.flush()
         if look is not None:

@@ -34,8 +34,8 @@ def apply(parts: Services) -> None:
 def expire(parts: Services, now: datetime, at_most: int = AT_ONCE) -> int:
     """Let go of the pictures that were kept long enough since their ack, by this side's clock and no device's; how many.
 
-    The row stays, with what was answered; thumbnail, fingerprint, features and position go with the picture. Dataset versions keep their copies:
-    who is to be forgotten is forgotten by `forgetting`. Raises `StoreError`.
+    The row stays, with what was answered; thumbnail, fingerprint, features and position go with the picture. Dataset versions keep
+    their copies: who is to be forgotten is forgotten by `forgetting`. Raises `StoreError`.
     """
     days = parts.settings.retention_days
     if days is None:
@@ -46,13 +46,8 @@ def expire(parts: Services, now: datetime, at_most: int = AT_ONCE) -> int:
         ids = [row.id for row in rows]
         session.execute(sa.delete(Standing).where(Standing.frame_id.in_(ids) | Standing.repeats.in_(ids)))
         session.execute(sa.update(Look).where(Look.frame_id.in_(ids)).values(fingerprint=b"", features=b""))
-        gone = {
-            "delivery": Delivery.EXPIRED,
-            "delivery_reason": f"kept for {days} days",
-            "thumbnail_jpeg": b"",
-            "position": None,
-        }
-        session.execute(sa.update(Frame).where(Frame.id.in_(ids)).values(**gone))
+        said = {"delivery": Delivery.EXPIRED, "delivery_reason": f"kept for {days} days"}
+        session.execute(sa.update(Frame).where(Frame.id.in_(ids)).values(**said, thumbnail_jpeg=b"", position=None))
     parts.store.delete([row.key for row in rows])
     if rows:
         log.info("frames expired", frames=len(rows), days=days)

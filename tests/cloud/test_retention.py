@@ -52,13 +52,15 @@ def test_a_store_without_rules_has_none(own: Services) -> None:
 
 
 def test_a_picture_goes_when_its_time_is_over_and_its_row_says_so(tell: Told) -> None:
-    frame = picture()
+    frame = picture(position=wire.Position(latitude_deg=48.1, longitude_deg=11.6, decimals=1))
     tell.deliver(frame)
     key = tell.row(frame).key
+    assert tell.row(frame).position is not None
     assert retention.expire(tell.parts, NOW + 30 * DAY) == 0
     assert retention.expire(tell.parts, NOW + 30 * DAY + timedelta(seconds=1)) == 1
     row = tell.row(frame)
-    assert (row.delivery, row.delivery_reason, row.thumbnail_jpeg) == (Delivery.EXPIRED, "kept for 30 days", b"")
+    assert (row.delivery, row.delivery_reason) == (Delivery.EXPIRED, "kept for 30 days")
+    assert (row.thumbnail_jpeg, row.position) == (b"", None)
     assert tell.parts.store.head(key) is None
     with tell.parts.catalogue.session() as session:
         look = session.scalars(sa.select(Look)).one()
