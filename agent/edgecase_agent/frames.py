@@ -46,6 +46,7 @@ class FrameMeta(msgspec.Struct, frozen=True, kw_only=True):
     features: wire.Features | UnsetType = UNSET
     redaction: wire.Redaction | UnsetType = UNSET
     position: wire.Position | UnsetType = UNSET
+    recorded: bool = False
 
     def offer(self, device: str, sha256: str, size_bytes: int) -> wire.Offer:
         """The message that offers this frame to the cloud."""
@@ -73,6 +74,7 @@ class FrameMeta(msgspec.Struct, frozen=True, kw_only=True):
             features=self.features,
             redaction=self.redaction,
             position=self.position,
+            recorded=self.recorded or UNSET,
         )
 
 

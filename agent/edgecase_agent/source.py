@@ -41,13 +41,14 @@ class Frame:
     """One picture as the decoder gave it.
 
     `index` counts the source's own frames from 0, those that were passed over included. `captured_at` (aware UTC) is the wall clock for a
-    camera, and for a recording the moment at which it was recorded, so that budgets mean the recording's time.
+    camera, and for a recording the moment at which it was `recorded`, so that budgets mean the recording's time.
     """
 
     picture: Picture
     index: int
     captured_at: datetime
     monotonic_ns: int
+    recorded: bool = False
 
     @property
     def hw_px(self) -> tuple[int, int]:

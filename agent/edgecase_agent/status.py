@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import secrets
+import time
 from datetime import datetime
+from functools import lru_cache
 from importlib import metadata
 from pathlib import Path
 from typing import Annotated, Any, Final, TypeVar
@@ -10,6 +13,7 @@ from typing import Annotated, Any, Final, TypeVar
 import msgspec
 
 from edgecase_agent import durable
+from edgecase_agent.frames import boot_id
 from edgecase_agent.slots import Slots
 from edgecase_agent.spool import Look, Spool
 from edgecase_models import wire
@@ -99,7 +103,16 @@ def message(data: Path, device: str, spool: Spool, at: datetime, session: str, *
         balance=spool.balance(),
         policy_digest=watch.policy_digest or msgspec.UNSET,
         policy_problem=problem[:200] or msgspec.UNSET,
+        run=run_id(),
+        boot_id=boot_id(),
+        monotonic_ns=time.monotonic_ns(),
     )
+
+
+@lru_cache(maxsize=1)
+def run_id() -> str:
+    """Names this process; a copy of the device's memory card has another."""
+    return secrets.token_hex(8)
 
 
 def version() -> str:

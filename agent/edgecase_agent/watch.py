@@ -227,6 +227,7 @@ class Shot:
             features=UNSET if stays else _travelling(self.detections.features),
             redaction=UNSET if cleared is None else cleared.redaction,
             position=self._position,
+            recorded=self._frame.recorded,
         )
 
 

@@ -14,6 +14,8 @@ from sqlalchemy import JSON, BigInteger, ForeignKey, Index, LargeBinary, String,
 from sqlalchemy.engine import Dialect
 from sqlalchemy.orm import DeclarativeBase, Mapped, Session, mapped_column, sessionmaker
 
+ADOPTED: Final = ""
+"""The model digest of a frame that is known by its object alone: which model saw what in it, its device has yet to say."""
 FRONT: Final = 2**31 - 1
 LATER: Final = 0
 LAST: Final = -1
@@ -45,15 +47,19 @@ class Delivery(StrEnum):
     ACKNOWLEDGED = "acknowledged"
     DECLINED = "declined"
     REJECTED = "rejected"
+    EXPIRED = (
+        "expired"  # it was acknowledged and kept for as long as frames are kept; the row stays, the picture is gone
+    )
 
 
 DELIVERY_MOVES: Final = MappingProxyType(
     {
         Delivery.OFFERED: frozenset({Delivery.GRANTED, Delivery.DECLINED}),
         Delivery.GRANTED: frozenset({Delivery.ACKNOWLEDGED, Delivery.REJECTED}),
-        Delivery.ACKNOWLEDGED: frozenset[Delivery](),
+        Delivery.ACKNOWLEDGED: frozenset({Delivery.EXPIRED}),
         Delivery.DECLINED: frozenset[Delivery](),
         Delivery.REJECTED: frozenset[Delivery](),
+        Delivery.EXPIRED: frozenset[Delivery](),
     }
 )
 
@@ -113,11 +119,16 @@ class Device(Base):
     last_seen_at: Mapped[datetime | None]
     running_digest: Mapped[str] = mapped_column(default="")
     status: Mapped[dict[str, Any]] = mapped_column(default=dict)  # the last wire.Status, as JSON
+    runs: Mapped[list[Any]] = mapped_column(default=list, server_default=sa.text("'[]'"))  # `twins.Run` as JSON objects
+    shared_at: Mapped[datetime | None]  # when two devices were last seen to share this identity
 
 
 def strategies_of(reasons: Iterable[Mapping[str, Any]]) -> str:
     """The strategies that gave the reasons, each once, sorted, one a line."""
     return "\n".join(sorted({str(reason["strategy"]) for reason in reasons}))
+
+
+_UNSEEN: Final = sa.text("problem IS NULL")
 
 
 class Frame(Base):
@@ -130,15 +141,24 @@ class Frame(Base):
         # The three orders of the queue, each answered from its index alone: a row is long, with its thumbnail in front of its state.
         Index("ix_frames_place", "delivery", "review", "place", "score", "id"),
         Index("ix_frames_score", "delivery", "score", "review", "id"),
-        Index("ix_frames_captured_at", "delivery", "captured_at", "review", "id"),
+        Index("ix_frames_taken_at", "delivery", "taken_at", "review", "id"),
         # What the queue can be filtered by is counted from this one alone.
         Index("ix_frames_origin", "delivery", "device_id", "camera", "model_digest", "strategies"),
+        Index("ix_frames_boot", "device_id", "boot_id", "monotonic_ns"),
+        Index("ix_frames_acknowledged_at", "delivery", "acknowledged_at"),
+        Index("ix_frames_unseen", "delivery", sqlite_where=_UNSEEN, postgresql_where=_UNSEEN),
     )
     id: Mapped[str] = mapped_column(String(32), primary_key=True)
     device_id: Mapped[str] = mapped_column(ForeignKey("devices.id"))
     camera: Mapped[str]
     frame_index: Mapped[int] = mapped_column(BigInteger)
-    captured_at: Mapped[datetime]
+    captured_at: Mapped[datetime]  # as the device's clock said
+    # As far as can be told, in the order of `monotonic_ns` within a boot: what frames are sorted and shown by (`clocks`).
+    taken_at: Mapped[datetime] = mapped_column(
+        default=lambda context: context.get_current_parameters()["captured_at"],
+        server_default=sa.text("'1970-01-01 00:00:00.000000'"),
+    )
+    recorded: Mapped[bool] = mapped_column(default=False, server_default=sa.false())  # the time is the recording's own
     boot_id: Mapped[str] = mapped_column(
         default=""
     )  # with monotonic_ns: the order that a wrong wall clock cannot change
@@ -168,6 +188,7 @@ class Frame(Base):
     # wire.Redaction, NULL where pictures leave the device as they are; wire.Position, NULL where it is not told
     redaction: Mapped[dict[str, Any] | None] = mapped_column(JSON(none_as_null=True))
     position: Mapped[dict[str, Any] | None] = mapped_column(JSON(none_as_null=True))
+    problem: Mapped[str | None]  # why the picture cannot be used; None until it was looked at, empty where it can
     review: Mapped[Review] = mapped_column(Choice(Review), default=Review.OPEN)
     revision: Mapped[int] = mapped_column(default=0)  # counts annotations; a save must name the one it has seen
     # In the label queue, the greater the further in front. A frame keeps its place when it is answered; others are counted on from there.
@@ -183,6 +204,7 @@ class Look(Base):
     fingerprint: Mapped[bytes] = mapped_column(
         LargeBinary, default=b""
     )  # `Fingerprint`; empty where no thumbnail can be read
+    problem: Mapped[str] = mapped_column(default="", server_default=sa.text("''"))  # why it cannot
     features: Mapped[bytes] = mapped_column(
         LargeBinary, default=b""
     )  # wire.Features: int8, empty where the model gives none
@@ -284,6 +306,29 @@ class Event(Base):
     kind: Mapped[str] = mapped_column(String(32), index=True)
     subject: Mapped[str]
     detail: Mapped[dict[str, Any]]
+
+
+class Forgetting(Base):
+    """An order to forget frames, and what came of it. An order for a stretch of time also holds for frames that are offered later."""
+
+    __tablename__ = "forgettings"
+    id: Mapped[int] = mapped_column(primary_key=True)
+    at: Mapped[datetime]
+    device: Mapped[str] = mapped_column(default="")
+    taken_from: Mapped[datetime | None]
+    taken_to: Mapped[datetime | None]
+    frame_id: Mapped[str] = mapped_column(default="")
+    # What was found on the way and must not be forgotten itself before all is done: {"datasets": […], "models": […]}
+    detail: Mapped[dict[str, Any]] = mapped_column(default=dict)
+    done_at: Mapped[datetime | None]
+
+
+class Forgotten(Base):
+    """A frame that is to be forgotten, or is: offered again, it is declined. Nothing but its id is kept."""
+
+    __tablename__ = "forgotten"
+    frame_id: Mapped[str] = mapped_column(String(32), primary_key=True)
+    forgetting_id: Mapped[int] = mapped_column(ForeignKey("forgettings.id"), index=True)
 
 
 class Catalogue:

@@ -14,6 +14,8 @@ from edgecase_cloud import learn_cli
 from edgecase_cloud.terminal import Data, Json, fail, one_line, print_json, print_table, say
 
 if TYPE_CHECKING:
+    from datetime import datetime
+
     from edgecase_cloud.services import Endpoints, Services
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, help=__doc__)
@@ -21,6 +23,7 @@ device_app = typer.Typer(no_args_is_help=True, help="Add devices, and list them.
 app.add_typer(device_app, name="device")
 app.add_typer(learn_cli.app)
 
+SHARED = " (two devices share this identity)"
 Port = Annotated[int | None, typer.Option(min=0, max=65535, help="0: any free one.", show_default=False)]
 
 
@@ -111,21 +114,34 @@ def status(data: Data, as_json: Json = False) -> None:
         *((f"review {state}", str(count)) for state, count in summary["frames"]["review"].items()),
         *((f"jobs {state}", str(count)) for state, count in summary["jobs"].items()),
         *((f"events: {kind}", str(count)) for kind, count in summary["events"].items()),
-        *((f"device {d['id']}", "online" if d["online"] else "offline") for d in summary["devices"]),
+        *((f"device {d['id']}", _standing(d)) for d in summary["devices"]),
     ]
     print_table(("what", "now"), rows)
 
 
 @app.command()
-def reconcile(data: Data, as_json: Json = False) -> None:
+def reconcile(
+    data: Data,
+    repair: Annotated[
+        bool,
+        typer.Option("--repair", help="Put right what can be; nothing goes but what was forgotten or has expired."),
+    ] = False,
+    as_json: Json = False,
+) -> None:
     """Hold the catalogue against the store; exit 1 where an acknowledged frame has no object."""
     from edgecase_cloud import services
     from edgecase_cloud.reconcile import reconcile as compare
+    from edgecase_cloud.reconcile import repair as put_right
+    from edgecase_models import wire
 
     with one_line():
-        result = compare(services.open_folder(data))
+        parts = services.open_folder(data)
+        result, done = compare(parts), None
+        if repair:
+            done = put_right(parts, result, wire.now())
+            result = compare(parts)
     if as_json:
-        print_json(result.as_json())
+        print_json({**result.as_json(), **({"repaired": done.as_json()} if done else {})})
     else:
         print_table(
             ("what", "count", "first"),
@@ -135,8 +151,12 @@ def reconcile(data: Data, as_json: Json = False) -> None:
                 ("acknowledged, but no object", str(len(result.lost)), *result.lost[:1]),
                 ("objects without a row", str(len(result.unknown)), *result.unknown[:1]),
                 ("objects whose device is still to report", str(len(result.waiting)), *result.waiting[:1]),
+                ("objects that were to go", str(len(result.leftover)), *result.leftover[:1]),
             ],
         )
+        for name, value in (done.as_json() if done else {}).items():
+            for each in value:
+                say(f"left as it is: {each}: {value[each]}" if name == "left" else f"{name}: {each}")
     raise typer.Exit(1 if result.lost else 0)
 
 
@@ -172,6 +192,65 @@ def batch(
         f"{len(chosen.picks)} of {chosen.waiting} frames that wait, about {chosen.cost_s / 60:.0f} min of labelling; "
         f"{len(chosen.repeats)} repeat others and stand last"
     )
+
+
+@app.command()
+def forget(
+    data: Data,
+    device: Annotated[str, typer.Option(help="The frames of this device.")] = "",
+    time: Annotated[
+        str, typer.Option(help="Frames taken then: FROM..TO, as 2026-03-04T10:00Z..2026-03-04T11:00Z.")
+    ] = "",
+    frame: Annotated[str, typer.Option(help="This one frame, by its id.")] = "",
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what would go, and change nothing.")] = False,
+    yes: Annotated[bool, typer.Option("--yes", help="Do not ask.")] = False,
+    as_json: Json = False,
+) -> None:
+    """Remove frames everywhere: objects, rows, answers, dataset files. Leaves an audit row; what is offered again is declined."""
+    from dataclasses import asdict
+
+    from edgecase_cloud import forgetting, here
+    from edgecase_models import wire
+
+    with one_line(), here.with_store(data) as parts:
+        scope = forgetting.Scope(device, *_stretch(time), frame)
+        extent = forgetting.extent(parts, scope)
+        if not as_json:
+            say(
+                f"{extent.frames} frames, {extent.pictures} of them with a picture here ({extent.size_bytes / (1 << 20):.1f} MiB) and "
+                f"{extent.labelled} with an answer; {len(extent.datasets)} dataset versions hold some"
+            )
+        if dry_run:
+            if as_json:
+                print_json(asdict(extent))
+            return
+        if not yes:
+            typer.confirm("Forget them for good?", abort=True)
+        forgetting.order(parts, scope, wire.now())
+        audits = forgetting.carry_out(parts, wire.now)
+    if as_json:
+        print_json([audit.detail for audit in audits])
+    for audit in audits if not as_json else ():
+        models = ", ".join(str(each["release"] or each["digest"][:12]) for each in audit.detail.get("models", []))
+        say(
+            f"forgotten: {audit.detail.get('frames', 0)} frames{f'; models that learnt from them: {models}' if models else ''}"
+        )
+
+
+def _stretch(text: str) -> tuple[datetime | None, datetime | None]:
+    from datetime import datetime
+
+    from edgecase_cloud.forgetting import ForgetError
+
+    if not text:
+        return None, None
+    try:
+        begin, end = (datetime.fromisoformat(each) for each in text.split(".."))
+    except ValueError as error:
+        raise ForgetError(f"--time {text!r} is not FROM..TO, as 2026-03-04T10:00Z..2026-03-04T11:00Z") from error
+    if begin.tzinfo is None or end.tzinfo is None:
+        raise ForgetError(f"--time {text!r} has no zone; end both with Z for UTC")
+    return begin, end
 
 
 @app.command(hidden=True)
@@ -229,17 +308,21 @@ def _serve_ingest(data: Path) -> None:
 def _serve_learn(data: Path) -> None:
     import threading
 
-    from edgecase_cloud import label_queue, learner, services, settings
+    from edgecase_cloud import label_queue, learner, services, settings, upkeep
 
     parts, stop = services.open_services(settings.load(data)), _stop_event()
-    # A thread of its own: a training lasts for hours, and it happens in a process of its own, so this one has time.
-    keeper = threading.Thread(target=label_queue.run, args=(parts, stop), name="queue")
-    keeper.start()
+    # Threads of their own: a training lasts for hours, and it happens in a process of its own, so this one has time.
+    others = [
+        threading.Thread(target=part.run, args=(parts, stop), name=part.__name__) for part in (label_queue, upkeep)
+    ]
+    for thread in others:
+        thread.start()
     try:
         learner.run(parts, stop)
     finally:
         stop.set()
-        keeper.join()
+        for thread in others:
+            thread.join()
 
 
 def _stop_event() -> Any:
@@ -289,19 +372,28 @@ def _summary(parts: Services) -> dict[str, Any]:
 
 
 def _device(row: Any) -> dict[str, Any]:
+    from edgecase_cloud import twins
+    from edgecase_models import wire
+
     return {
         "id": row.id,
         "online": row.online,
         "last_seen_at": row.last_seen_at.isoformat() if row.last_seen_at else None,
         "running_digest": row.running_digest,
         "added_at": row.added_at.isoformat(),
+        "shared_at": row.shared_at.isoformat() if twins.is_flagged(row.shared_at, wire.now()) else None,
         "status": row.status,
     }
 
 
+def _standing(entry: dict[str, Any]) -> str:
+    return f"{'online' if entry['online'] else 'offline'}{SHARED if entry['shared_at'] else ''}"
+
+
 def _cells(entry: dict[str, Any]) -> tuple[str, ...]:
     seen = (entry["last_seen_at"] or "never")[:19]
-    return entry["id"], "yes" if entry["online"] else "no", seen, entry["running_digest"][:12]
+    name = entry["id"] + (SHARED if entry["shared_at"] else "")
+    return name, "yes" if entry["online"] else "no", seen, entry["running_digest"][:12]
 
 
 def _mib(summary: dict[str, Any]) -> str:

@@ -8,7 +8,9 @@ import json
 import os
 import shutil
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Set as AbstractSet
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
@@ -205,6 +207,15 @@ class DatasetWriter:
         self._pictures.append(entry)
         return True
 
+    def take_over(self, other: DatasetFolder, picture: Picture) -> None:
+        """Link a picture and its labels from another version, as they are."""
+        for name, sha256 in ((picture.image, picture.sha256), (picture.label, picture.label_sha256)):
+            if _sha256_of(other.path / name) != sha256:
+                raise Altered(f"dataset {other.path.name[:12]}: {other.path / name} was altered or is missing; {_CURE}")
+            (self._partial / name).parent.mkdir(parents=True, exist_ok=True)
+            durable.link(other.path / name, self._partial / name)
+        self._pictures.append(picture)
+
     def finish(self) -> DatasetFolder:
         """Give the version its final name, durably. One with the same content that is there already is kept as it is."""
         self._pictures.sort(key=lambda each: each.image)
@@ -223,6 +234,20 @@ class DatasetWriter:
         existing = DatasetFolder.read(path)
         existing.verify()
         return existing
+
+
+def without(folder: DatasetFolder, unwanted: AbstractSet[str]) -> DatasetFolder | None:
+    """The version that has all pictures of this one but those with these sha256; None where nothing would be left of it.
+
+    The files are linked, not copied. `Altered` where one of them is not what the manifest says.
+    """
+    left = [each for each in folder.pictures if each.sha256 not in unwanted]
+    if not left:
+        return None
+    with DatasetWriter(folder.path.parent, folder.classes) as writer:
+        for picture in left:
+            writer.take_over(folder, picture)
+        return writer.finish()
 
 
 def digest_of(classes: Sequence[str], manifest: bytes) -> str:
@@ -250,6 +275,13 @@ def label_text(boxes: Iterable[Box]) -> bytes:
     """A label file: one `class x y width height` per line, sorted, so that the order of drawing does not change the version."""
     rows = sorted({f"{b.cls} {b.x:.6f} {b.y:.6f} {b.width:.6f} {b.height:.6f}" for b in boxes}, key=_by_class)
     return "".join(f"{row}\n" for row in rows).encode()
+
+
+@contextmanager
+def nothing_written(root: Path) -> Iterator[None]:
+    """Wait until no version is being written, and let none begin meanwhile."""
+    with durable.exclusive(root / _WRITING):
+        yield
 
 
 def sweep(root: Path) -> int:

@@ -11,7 +11,6 @@ from enum import StrEnum
 from pathlib import Path
 from typing import Any, Final, Protocol
 
-import cv2
 import numpy as np
 import sqlalchemy as sa
 from numpy.typing import NDArray
@@ -27,6 +26,7 @@ from edgecase_cloud.dataset_files import (
     DatasetWriter,
     LabelledPicture,
 )
+from edgecase_cloud.decoding import decoder
 from edgecase_cloud.splits import Shot, Split, SplitRule
 from edgecase_cloud.store import NotFound
 from edgecase_models.evaluate import EvaluationError, Layout, read_labels, read_manifest
@@ -217,14 +217,9 @@ def opened(data: Path, dataset: Dataset) -> DatasetFolder:
 
 
 def readable_hw_px(content: bytes) -> tuple[int, int] | str:
-    """Height and width of a picture's bytes, or why they are no picture that can be learnt from."""
-    if content[:2] == b"\xff\xd8" and b"\xff\xd9" not in content[-64:]:
-        return "the JPEG is cut off"
-    picture = cv2.imdecode(np.frombuffer(content, np.uint8), cv2.IMREAD_COLOR) if content else None
-    if picture is None:
-        return "not a picture that can be decoded"
-    height, width = picture.shape[:2]
-    return (int(height), int(width)) if min(height, width) >= 10 else f"too small ({width} × {height} pixels)"
+    """Height and width of a picture's bytes, decoded in another process, or why they are no picture that can be learnt from."""
+    seen = decoder().picture(content)
+    return seen.problem or (seen.height_px, seen.width_px)
 
 
 def _record(catalogue: Catalogue, version: DatasetFolder, name: str, kind: Kind, notes: dict[str, Any]) -> Built:
@@ -341,13 +336,15 @@ def _labelled(session: Session) -> list[tuple[Frame, Annotation]]:
         sa.select(Frame, Annotation)
         .join(Annotation, sa.and_(Annotation.frame_id == Frame.id, Annotation.revision == Frame.revision))
         .where(Frame.delivery == Delivery.ACKNOWLEDGED, Frame.review.in_([Review.ACCEPTED, Review.CORRECTED]))
-        .order_by(Frame.captured_at, Frame.id)
+        .order_by(Frame.taken_at, Frame.id)
     )
     return [(row[0], row[1]) for row in session.execute(query)]
 
 
 def _sides(frames: Sequence[Frame], rule: SplitRule) -> dict[str, Split]:
-    side = splits.assign((Shot(each.id, each.device_id, each.camera, each.captured_at) for each in frames), rule)
+    side = splits.assign(
+        (Shot(each.id, each.device_id, each.camera, each.captured_at, each.taken_at) for each in frames), rule
+    )
     if Split.TRAIN not in side.values():
         return dict.fromkeys(side, Split.TRAIN)
     return side

@@ -15,7 +15,24 @@ import structlog
 from sqlalchemy.exc import OperationalError
 from sqlalchemy.orm import Session
 
-from edgecase_cloud.catalogue import DELIVERY_MOVES, Delivery, Device, Event, Frame, Look, ObjectClass, Review
+from edgecase_cloud import clocks, twins
+from edgecase_cloud.catalogue import (
+    ADOPTED,
+    DELIVERY_MOVES,
+    Delivery,
+    Device,
+    Event,
+    Forgetting,
+    Forgotten,
+    Frame,
+    Look,
+    ObjectClass,
+    Review,
+    strategies_of,
+)
+from edgecase_cloud.decoder_process import Seen
+from edgecase_cloud.decoding import Decoder, decoder
+from edgecase_cloud.forgetting import REASON
 from edgecase_cloud.label_queue import look_of
 from edgecase_cloud.pool import AUDIT
 from edgecase_cloud.repeats import Likeness
@@ -29,6 +46,7 @@ EXTENSIONS: Final = {"image/jpeg": "jpg"}
 REMEMBERED: Final = 2000
 """So many of the fleet's latest frames a new one is compared with where duplicates are declined."""
 _EXCERPT_BYTES: Final = 500
+_DISTRUST: Final = timedelta(minutes=10)
 
 log = structlog.get_logger()
 
@@ -63,11 +81,13 @@ class Ingest:
     the same id are an incident, never an overwrite.
     """
 
-    def __init__(self, services: Services) -> None:
+    def __init__(self, services: Services, pictures: Decoder | None = None) -> None:
         self._settings = services.settings
         self._catalogue = services.catalogue
         self._store = services.store
+        self._pictures = pictures or decoder()
         self._class_index: dict[str, int] = {}
+        self._distrusted: dict[str, datetime] = {}
 
     def handle(self, topic: str, payload: bytes, now: datetime) -> list[Reply]:
         """What to answer to one message; everything it says is committed when this returns.
@@ -116,8 +136,7 @@ class Ingest:
             return []
         match message:
             case wire.Offer():
-                features = None if message.features is msgspec.UNSET else message.features
-                look = look_of(message.frame_id, message.thumbnail_jpeg, features)  # before others have to wait for it
+                look = self._look_of(message, now)  # before others have to wait for it
                 outcome = self._write(partial(self._offered, offer=message, look=look, now=now))
             case wire.Stored():
                 outcome = self._stored(message, now)
@@ -132,19 +151,51 @@ class Ingest:
 
     # Offer
 
-    def _offered(self, session: Session, offer: wire.Offer, look: Look, now: datetime) -> wire.Down | Incident:
+    def _look_of(self, offer: wire.Offer, now: datetime) -> Look | None:
+        """What the frame looks like; None where that is known already.
+
+        A thumbnail that broke the decoder cost seconds: for some minutes none of that device's are decoded, or it could hold up the fleet.
+        """
+        with self._catalogue.session() as session:
+            if session.scalar(sa.select(Look.id).where(Look.frame_id == offer.frame_id)) is not None:
+                return None
+        if now < self._distrusted.get(offer.device, now):
+            seen = Seen(problem="not decoded, since another thumbnail of this device broke the decoder")
+        else:
+            seen = self._pictures.thumbnail(offer.thumbnail_jpeg)
+        if seen.broke:
+            self._distrusted[offer.device] = now + _DISTRUST
+            detail = {"device": offer.device, "reason": f"thumbnail: {seen.problem}"}
+            self._record(now, "broken picture", offer.frame_id, detail)
+        return look_of(offer.frame_id, seen, None if offer.features is msgspec.UNSET else offer.features)
+
+    def _offered(self, session: Session, offer: wire.Offer, look: Look | None, now: datetime) -> wire.Down | Incident:
         row = session.get(Frame, offer.frame_id)
         if row is None:
+            if session.get(Forgotten, offer.frame_id) is not None:
+                return wire.Decline(frame_id=offer.frame_id, reason=REASON)
             with session.no_autoflush:  # one INSERT with the decision in it
-                row = self._new_row(session, offer, now)
+                row = Frame(id=offer.frame_id, offered_at=now, delivery=Delivery.OFFERED, delivery_reason="")
+                self._fill(session, row, offer)
+                clocks.place(session, row)
+                if order := _order_to_forget(session, row):
+                    session.add(Forgotten(frame_id=row.id, forgetting_id=order))
+                    return wire.Decline(frame_id=row.id, reason=REASON)
+                session.add(row)
                 self._decide(session, row, look, now)
-            session.flush()
-            session.add(look)
         elif conflict := _conflict(row, offer):
             return conflict
+        elif row.model_digest == ADOPTED:  # its object was there before its row: now its device says what is in it
+            self._fill(session, row, offer)
+            row.problem = None  # it is looked at again, now that it is known what was announced
+            clocks.place(session, row)
+        session.flush()
+        if look is not None:
+            session.add(look)
         return self._standing(row, now)
 
-    def _new_row(self, session: Session, offer: wire.Offer, now: datetime) -> Frame:
+    def _fill(self, session: Session, row: Frame, offer: wire.Offer) -> None:
+        """Write what the offer says into the row."""
         try:
             captured_at = offer.captured_at.astimezone(UTC)
         except OverflowError as error:
@@ -154,39 +205,33 @@ class Ingest:
         if offer.boxes and not offer.classes:
             raise WireError(f"frame {offer.frame_id}: boxes without class names")
         index = self._indices(session, offer.classes)
-        pick = None if offer.context_of is msgspec.UNSET else offer.context_of
-        row = Frame(
-            id=offer.frame_id,
-            device_id=offer.device,
-            camera=offer.camera,
-            frame_index=offer.frame_index,
-            captured_at=captured_at,
-            boot_id=offer.boot_id,
-            monotonic_ns=offer.monotonic_ns,
-            offered_at=now,
-            delivery=Delivery.OFFERED,
-            delivery_reason="",
-            key=f"frames/{offer.device}/{captured_at:%Y-%m-%d}/{offer.frame_id}.{EXTENSIONS[offer.media_type]}",
-            sha256=offer.sha256,
-            size_bytes=offer.size_bytes,
-            width_px=offer.width_px,
-            height_px=offer.height_px,
-            media_type=offer.media_type,
-            model_digest=offer.model_digest,
-            score=offer.score,
-            reasons=msgspec.to_builtins(offer.reasons),
-            context_of=pick,
-            review=Review.OPEN if pick is None else Review.CONTEXT,
-            boxes=[[index[offer.classes[b.cls]], b.score, b.x1, b.y1, b.x2, b.y2] for b in offer.boxes],
-            operating_point=offer.operating_point,
-            thumbnail_jpeg=offer.thumbnail_jpeg,
-            redaction=_plain(offer.redaction),
-            position=_plain(offer.position),
-        )
-        session.add(row)
-        return row
+        row.device_id = offer.device
+        row.camera = offer.camera
+        row.frame_index = offer.frame_index
+        row.captured_at = captured_at
+        row.recorded = offer.recorded is True
+        row.boot_id = offer.boot_id
+        row.monotonic_ns = offer.monotonic_ns
+        row.key = row.key or f"frames/{offer.device}/{captured_at:%Y-%m-%d}/{row.id}.{EXTENSIONS[offer.media_type]}"
+        row.sha256 = offer.sha256
+        row.size_bytes = offer.size_bytes
+        row.width_px = offer.width_px
+        row.height_px = offer.height_px
+        row.media_type = offer.media_type
+        row.model_digest = offer.model_digest
+        row.score = offer.score
+        row.reasons = msgspec.to_builtins(offer.reasons)
+        row.strategies = strategies_of(row.reasons)
+        row.context_of = None if offer.context_of is msgspec.UNSET else offer.context_of
+        if not row.revision:
+            row.review = Review.OPEN if row.context_of is None else Review.CONTEXT
+        row.boxes = [[index[offer.classes[b.cls]], b.score, b.x1, b.y1, b.x2, b.y2] for b in offer.boxes]
+        row.operating_point = offer.operating_point
+        row.thumbnail_jpeg = offer.thumbnail_jpeg
+        row.redaction = _plain(offer.redaction)
+        row.position = _plain(offer.position)
 
-    def _decide(self, session: Session, row: Frame, look: Look, now: datetime) -> None:
+    def _decide(self, session: Session, row: Frame, look: Look | None, now: datetime) -> None:
         """Whether the fleet wants the pixels of a new frame, and the device gives them."""
         if row.redaction is not None and "withheld" in row.redaction:
             _move(row, Delivery.DECLINED, f"its pixels stay on the device: {row.redaction['withheld']}"[:200])
@@ -216,7 +261,7 @@ class Ingest:
         )
         return f"{cap} frames of this device were taken today" if (session.scalar(granted) or 0) >= cap else ""
 
-    def _is_duplicate(self, session: Session, row: Frame, look: Look) -> str:
+    def _is_duplicate(self, session: Session, row: Frame, look: Look | None) -> str:
         """Why a frame that shows what a lately taken one shows is not wanted, where duplicates are declined.
 
         One that is more doubtful is wanted; so is one of a device's audit, since a sample without its repeats would be none, and one that
@@ -224,7 +269,7 @@ class Ingest:
         """
         audit = any(reason["strategy"] == AUDIT for reason in row.reasons)
         context = row.review == Review.CONTEXT
-        if not self._settings.decline_duplicates or audit or context or not look.fingerprint:
+        if not self._settings.decline_duplicates or audit or context or look is None or not look.fingerprint:
             return ""
         lately = (
             sa.select(Frame.id, Look.fingerprint)
@@ -247,7 +292,7 @@ class Ingest:
     def _standing(self, row: Frame, now: datetime) -> wire.Down:
         """What a device is told of a frame that is known, whenever it asks."""
         match row.delivery:
-            case Delivery.ACKNOWLEDGED:
+            case Delivery.ACKNOWLEDGED | Delivery.EXPIRED:
                 return wire.Ack(frame_id=row.id, sha256=row.sha256)
             case Delivery.DECLINED:
                 return wire.Decline(frame_id=row.id, reason=row.delivery_reason)
@@ -282,6 +327,11 @@ class Ingest:
     def _stored(self, stored: wire.Stored, now: datetime) -> wire.Down | Incident | None:
         with self._catalogue.session() as session:
             row = session.get(Frame, stored.frame_id)
+            forgotten = row is None and session.get(Forgotten, stored.frame_id) is not None
+        if forgotten:  # it was granted before, and is there now
+            if is_key_of(stored.key, stored.device, stored.frame_id):
+                self._store.delete([stored.key])
+            return wire.Decline(frame_id=stored.frame_id, reason=REASON)
         if row is None:  # the catalogue is older than the device's memory; its next offer mends that
             self._record(now, "unknown frame", stored.frame_id, {"device": stored.device})
             return None
@@ -326,7 +376,10 @@ def _checked(session: Session, *, frame_id: str, found: ObjectInfo, now: datetim
 
 
 def _reported(session: Session, *, status: wire.Status, now: datetime) -> None:
-    """What a device says of itself. A last will of an earlier session, and an older report, change nothing newer."""
+    """What a device says of itself. A last will of an earlier session, and an older report, change nothing newer.
+
+    Where it shows that two devices share the identity (`twins`), that is told: once as an event, and on the row for as long as it is so.
+    """
     row = session.get_one(Device, status.device)
     report = msgspec.to_builtins(status)
     if report == row.status or (not status.online and row.session not in {"", status.session}):
@@ -342,6 +395,30 @@ def _reported(session: Session, *, status: wire.Status, now: datetime) -> None:
     row.session = status.session
     row.running_digest = status.running_digest or row.running_digest
     row.status = report
+    runs, other = twins.heard(msgspec.convert(row.runs, list[twins.Run]), status, now)
+    row.runs = msgspec.to_builtins(runs)
+    if other is None:
+        return
+    if not twins.is_flagged(row.shared_at, now):
+        detail = {"reason": "two runs of its agent are alive", "runs": msgspec.to_builtins([other, runs[-1]])}
+        session.add(Event(at=now, kind="shared identity", subject=row.id, detail=detail))
+        log.warning("two devices share an identity", device=row.id, **detail)
+    row.shared_at = now
+
+
+def _order_to_forget(session: Session, row: Frame) -> int | None:
+    """The order to forget the stretch of time that a frame was taken in, if there is one."""
+    order = sa.select(Forgetting.id).where(
+        Forgetting.taken_from <= row.taken_at,
+        row.taken_at < Forgetting.taken_to,
+        Forgetting.device.in_(["", row.device_id]),
+    )
+    return session.scalar(order.limit(1))
+
+
+def is_key_of(key: str, device: str, frame_id: str) -> bool:
+    """Whether an object under this key can be that frame of that device."""
+    return key.startswith(f"frames/{device}/") and key.rpartition("/")[2].partition(".")[0] == frame_id
 
 
 def _conflict(row: Frame, message: wire.Offer | wire.Stored) -> Incident | None:

@@ -20,10 +20,11 @@ from sqlalchemy.orm import Session
 from edgecase_cloud import durable
 from edgecase_cloud.batch import Batch, BatchRules, choose
 from edgecase_cloud.catalogue import FRONT, LAST, LATER, Annotation, Catalogue, Dataset, Frame, Look, Review, Standing
+from edgecase_cloud.decoder_process import Seen
+from edgecase_cloud.decoding import decoder
 from edgecase_cloud.durable import Busy
 from edgecase_cloud.pool import AUDIT, Answered, Candidate, Quota
 from edgecase_cloud.reviewable import ARRIVED, class_names
-from edgecase_cloud.thumbnail import fingerprint
 from edgecase_models import wire
 from edgecase_models.fingerprint import Fingerprint
 
@@ -183,7 +184,8 @@ def look_at_frames(catalogue: Catalogue, at_most: int = LOOKS_AT_ONCE) -> int:
             .where(ARRIVED, ~sa.exists().where(Look.frame_id == Frame.id))
             .limit(at_most)
         )
-        looks = {frame_id: look_of(frame_id, thumbnail) for frame_id, thumbnail in session.execute(unseen)}
+        rows = session.execute(unseen).all()
+    looks = {row.id: look_of(row.id, decoder().thumbnail(row.thumbnail_jpeg)) for row in rows}
     if looks:
         with catalogue.writing.begin() as session:
             meanwhile = set(session.scalars(sa.select(Look.frame_id).where(Look.frame_id.in_(looks))))
@@ -191,12 +193,12 @@ def look_at_frames(catalogue: Catalogue, at_most: int = LOOKS_AT_ONCE) -> int:
     return len(looks)
 
 
-def look_of(frame_id: str, thumbnail_jpeg: bytes, features: wire.Features | None = None) -> Look:
-    """The row that says what a frame looks like."""
-    seen = fingerprint(thumbnail_jpeg)
+def look_of(frame_id: str, seen: Seen, features: wire.Features | None = None) -> Look:
+    """The row that says what a frame looks like, of what its decoded thumbnail showed."""
     return Look(
         frame_id=frame_id,
-        fingerprint=b"" if seen is None else seen.to_bytes(),
+        fingerprint=seen.fingerprint,
+        problem=seen.problem,
         features=b"" if features is None else features.codes,
         features_scale=0.0 if features is None else features.scale,
     )
@@ -209,7 +211,7 @@ _COLUMNS: Final = (
     Frame.id,
     Frame.device_id,
     Frame.camera,
-    Frame.captured_at,
+    Frame.taken_at,
     Frame.score,
     Frame.reasons,
     Frame.boxes,
@@ -226,7 +228,7 @@ def _waiting(session: Session) -> list[tuple[Candidate, int]]:
         sa.select(*_COLUMNS, Frame.place)
         .select_from(Frame)
         .join(Look, Look.frame_id == Frame.id, isouter=True)
-        .where(ARRIVED, Frame.review == Review.OPEN)
+        .where(ARRIVED, Frame.review == Review.OPEN, sa.func.coalesce(Frame.problem, "") == "")
     )
     first = waits.order_by(Frame.place.desc(), Frame.score.desc()).limit(MAX_OPEN)
     found = [(_candidate(row), row.place) for row in session.execute(first)]
@@ -276,7 +278,7 @@ def _candidate(row: Any) -> Candidate:
         id=row.id,
         device=row.device_id,
         camera=row.camera,
-        captured_at=row.captured_at,
+        taken_at=row.taken_at,
         score=row.score,
         strategies=tuple(reason["strategy"] for reason in row.reasons),
         classes=np.array([box[0] for box in row.boxes], np.int64),

@@ -54,7 +54,7 @@ class Candidate:
     id: str
     device: str
     camera: str
-    captured_at: datetime
+    taken_at: datetime
     score: float
     strategies: tuple[str, ...]
     classes: NDArray[np.int64]
@@ -82,7 +82,7 @@ class Pool:
     """N open frames, oldest first, and behind them A answered ones: R rows in all, C classes. Raises `BatchError`."""
 
     def __init__(self, frames: Sequence[Candidate], answered: Sequence[Answered], likeness: Likeness) -> None:
-        opened = sorted(frames, key=lambda frame: (frame.captured_at, frame.id))
+        opened = sorted(frames, key=lambda frame: (frame.taken_at, frame.id))
         self.answered = answered
         self.count = len(opened)
         self._all = [*opened, *(each.frame for each in answered)]

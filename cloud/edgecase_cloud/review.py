@@ -184,17 +184,22 @@ def decide(
 def _strip(session: Session, row: Frame) -> tuple[Still, ...]:
     pick = row.context_of or row.id
     rows = session.execute(
-        sa.select(Frame.id, Frame.reasons)
+        sa.select(Frame.id, Frame.reasons, Frame.boot_id, Frame.monotonic_ns, Frame.recorded)
         .where(ARRIVED, (Frame.id == pick) | (Frame.context_of == pick), Frame.device_id == row.device_id)
         .order_by(Frame.id != pick, Frame.id)
         .limit(MAX_STILLS)
     )
-    stills = [Still(each.id, 0.0 if each.id == pick else _seconds_from_pick(each.reasons)) for each in rows]
+    found = rows.all()
+    picked = next((each for each in found if each.id == pick), None)
+    stills = [Still(each.id, 0.0 if each.id == pick else _seconds_from_pick(each, picked)) for each in found]
     return tuple(sorted(stills, key=lambda still: (still.after_s, still.id))) if len(stills) > 1 else ()
 
 
-def _seconds_from_pick(reasons: Sequence[dict[str, Any]]) -> float:
-    return next((float(each["score"]) for each in reasons if each["strategy"] == CONTEXT), 0.0)
+def _seconds_from_pick(still: Any, pick: Any) -> float:
+    """By the clock that nobody sets, where both have it; else as the device said."""
+    if pick is not None and still.boot_id and still.boot_id == pick.boot_id and not (still.recorded or pick.recorded):
+        return float(still.monotonic_ns - pick.monotonic_ns) / 1e9
+    return next((float(each["score"]) for each in still.reasons if each["strategy"] == CONTEXT), 0.0)
 
 
 def _arrived(session: Session, frame_id: str) -> Frame:

@@ -220,7 +220,7 @@ _KEYS: Final = MappingProxyType(
     {
         Order.BATCH: (_Key(Frame.place, True), _Key(Frame.score, True), _Key(Frame.id, False)),
         Order.SCORE: (_Key(Frame.score, True), _Key(Frame.id, False)),
-        Order.TIME: (_Key(Frame.captured_at, True), _Key(Frame.id, False)),
+        Order.TIME: (_Key(Frame.taken_at, True), _Key(Frame.id, False)),
     }
 )
 

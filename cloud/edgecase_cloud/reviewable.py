@@ -11,7 +11,7 @@ from typing import Any, Final
 import sqlalchemy as sa
 from sqlalchemy.orm import Session
 
-from edgecase_cloud import catalogue
+from edgecase_cloud import catalogue, clocks
 from edgecase_cloud.catalogue import Annotation, Delivery, Frame, ObjectClass, Review
 
 MIN_SIDE_PX: Final = 1.0
@@ -123,13 +123,17 @@ class Position:
 
 @dataclass(frozen=True)
 class QueueItem:
-    """A frame as the queue and the editor show it."""
+    """A frame as the queue and the editor show it.
+
+    `captured_at` is what its device's clock said, `taken_at` what is made of it (`clocks`). `problem`: why its picture cannot be decoded.
+    """
 
     id: str
     device: str
     camera: str
     frame_index: int
     captured_at: datetime
+    taken_at: datetime
     width_px: int
     height_px: int
     sha256: str
@@ -145,6 +149,12 @@ class QueueItem:
     standing: Standing | None = None
     redaction: Redaction | None = None
     position: Position | None = None
+    problem: str = ""
+
+    @property
+    def clock_wrong(self) -> bool:
+        """Whether the device's clock was not believed."""
+        return clocks.is_wrong(self.captured_at, self.taken_at)
 
 
 def class_names(session: Session) -> tuple[str, ...]:
@@ -193,6 +203,7 @@ def item_of(row: Frame, answer: Answer | None, standing: Standing | None = None)
         camera=row.camera,
         frame_index=row.frame_index,
         captured_at=row.captured_at,
+        taken_at=row.taken_at,
         width_px=row.width_px,
         height_px=row.height_px,
         sha256=row.sha256,
@@ -211,6 +222,7 @@ def item_of(row: Frame, answer: Answer | None, standing: Standing | None = None)
         standing=standing,
         redaction=None if row.redaction is None else _redaction_of(row.redaction),
         position=None if row.position is None else Position(**row.position),
+        problem=row.problem or "",
     )
 
 

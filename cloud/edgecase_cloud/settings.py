@@ -62,6 +62,9 @@ class CloudSettings(BaseSettings):
         5.0, gt=0, le=3600, description="Seconds a labeller needs to open a frame and look it over."
     )
     label_box_s: float = Field(7.0, ge=0, le=3600, description="Seconds a labeller needs for each box.")
+    retention_days: int | None = Field(
+        None, ge=1, le=36_500, description="So long after its ack a frame's picture is kept; left out: for good."
+    )
     max_classes: int = Field(2000, ge=1, le=65_535, description="How many class names all devices together may bring.")
     broker_store_bytes: int = Field(4 << 30, ge=64 << 20, description="Disk that undelivered messages may take.")
     min_free_bytes: int = Field(256 << 20, ge=0, description="`up` does not start with less free disk than this.")

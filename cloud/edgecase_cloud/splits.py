@@ -27,12 +27,13 @@ class Split(StrEnum):
 
 @dataclass(frozen=True)
 class Shot:
-    """A picture as the split sees it: which camera took it and when."""
+    """A picture as the split sees it: which camera took it and when, as its clock said (`captured_at`) and really (`taken_at`)."""
 
     key: str
     device: str
     camera: str
     captured_at: datetime
+    taken_at: datetime
 
 
 @dataclass(frozen=True)
@@ -58,7 +59,8 @@ def assign(shots: Iterable[Shot], rule: SplitRule) -> dict[str, Split]:
     """The split of every picture, by key.
 
     The side depends on the picture's own camera and time alone, so it stays the same in every later version of the dataset: what was held
-    out once is never learnt from, whatever is labelled afterwards.
+    out once is never learnt from, whatever is labelled afterwards. That takes the clock's own word, which is never corrected; how far apart
+    two pictures are takes the real times, or a clock that jumps would let neighbours straddle.
     """
     learnt: defaultdict[tuple[str, str], list[float]] = defaultdict(list)
     held: list[Shot] = []
@@ -67,12 +69,12 @@ def assign(shots: Iterable[Shot], rule: SplitRule) -> dict[str, Split]:
         if _is_held_out(shot, rule):
             held.append(shot)
         else:
-            learnt[shot.device, shot.camera].append(shot.captured_at.timestamp())
+            learnt[shot.device, shot.camera].append(shot.taken_at.timestamp())
             split[shot.key] = Split.TRAIN
     for times in learnt.values():
         times.sort()
     for shot in held:
-        near = _distance_s(learnt[shot.device, shot.camera], shot.captured_at.timestamp()) < rule.gap_s
+        near = _distance_s(learnt[shot.device, shot.camera], shot.taken_at.timestamp()) < rule.gap_s
         split[shot.key] = Split.MARGIN if near else Split.VAL
     return split
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import base64
 import contextlib
 import hashlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from threading import Lock
@@ -13,6 +13,7 @@ from typing import Any, Final, NamedTuple
 from urllib.parse import urlsplit
 
 BUCKET: Final = "edgecase"
+RULE: Final = "edgecase-retention"
 
 
 class StoreError(RuntimeError):
@@ -147,6 +148,47 @@ class ObjectStore:
             for answer in paginator.paginate(Bucket=self.bucket, Prefix=prefix, PaginationConfig=sizes):
                 for entry in answer.get("Contents", []):
                     yield entry["Key"]
+
+    def delete(self, keys: Sequence[str]) -> None:
+        """Remove what lies under these keys, at most 1000; those under which nothing lies are as good as removed."""
+        if not keys:
+            return
+        with _translated(f"{len(keys)} objects"):
+            wanted = {"Objects": [{"Key": key} for key in keys], "Quiet": True}
+            answer = self._client.delete_objects(Bucket=self.bucket, Delete=wanted)
+        for error in answer.get("Errors", []):
+            if error.get("Code") != "NoSuchKey":
+                raise Refused(f"the store did not remove {error.get('Key')}: {error.get('Code')}")
+
+    def expire_after(self, prefix: str, days: int | None) -> None:
+        """Have the store itself remove what lies under `prefix` for longer than so many days, or None: not any more.
+
+        Other rules of the bucket stay as they are.
+        """
+        rules = [rule for rule in self._rules() if rule.get("ID") != RULE]
+        if days is not None:
+            rules.append({"ID": RULE, "Status": "Enabled", "Filter": {"Prefix": prefix}, "Expiration": {"Days": days}})
+        with _translated(f"the lifecycle of {self.bucket}"):
+            if rules:
+                self._client.put_bucket_lifecycle_configuration(
+                    Bucket=self.bucket, LifecycleConfiguration={"Rules": rules}
+                )
+            else:
+                self._client.delete_bucket_lifecycle(Bucket=self.bucket)
+
+    def expires_after(self) -> int | None:
+        """The days of the rule that `expire_after` made; None where there is none."""
+        found = (rule["Expiration"]["Days"] for rule in self._rules() if rule.get("ID") == RULE)
+        return next(found, None)
+
+    def _rules(self) -> list[dict[str, Any]]:
+        try:
+            with _translated(f"the lifecycle of {self.bucket}"):
+                answer = self._client.get_bucket_lifecycle_configuration(Bucket=self.bucket)
+        except NotFound:
+            return []
+        rules: list[dict[str, Any]] = answer.get("Rules", [])
+        return rules
 
     @property
     def _client(self) -> Any:

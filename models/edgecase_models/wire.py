@@ -122,7 +122,7 @@ class Offer(Message, frozen=True, kw_only=True, tag="offer"):
     `boxes` hold candidates too; those that score `operating_point` or more are what the device reports as detections. `context_of` names
     the frame that this one lies beside and was sent for; left out for a frame that is worth a label itself.
     `features` is left out where the model gives none, `redaction` where pictures leave as they are, `position` where it is unknown or
-    not to be told.
+    not to be told. `recorded`: `captured_at` is the recording's own time, not the device's clock.
     """
 
     device: DeviceId
@@ -148,6 +148,7 @@ class Offer(Message, frozen=True, kw_only=True, tag="offer"):
     features: Features | UnsetType = UNSET
     redaction: Redaction | UnsetType = UNSET
     position: Position | UnsetType = UNSET
+    recorded: bool | UnsetType = UNSET
 
 
 class Grant(Message, frozen=True, kw_only=True, tag="grant"):
@@ -214,6 +215,8 @@ class Status(Message, frozen=True, kw_only=True, tag="status"):
     """Device -> cloud, retained; the broker sends it with `online` false as the device's last will.
 
     `policy_digest`: the policy in force, be it the device's own or one over the air. `policy_problem`: why the one over the air is not.
+    `run` names the process that speaks, at random, `monotonic_ns` is its clock since the boot `boot_id`: two runs that are alive at once
+    are two devices with one identity. A last will has none of the three.
     """
 
     device: DeviceId
@@ -232,6 +235,9 @@ class Status(Message, frozen=True, kw_only=True, tag="status"):
     balance: Balance = Balance()
     policy_digest: Digest | UnsetType = UNSET
     policy_problem: Text | UnsetType = UNSET
+    run: Text | UnsetType = UNSET
+    boot_id: Text | UnsetType = UNSET
+    monotonic_ns: Count | UnsetType = UNSET
 
 
 class Poke(Message, frozen=True, kw_only=True, tag="poke"):

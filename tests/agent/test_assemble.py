@@ -149,6 +149,9 @@ def test_an_accepted_policy_is_followed_and_told_to_the_cloud_unless_the_setting
             pass
         watch.close()
         told = status.message(tmp_path, "van-1", spool, wire.now(), "s")
+        again = status.message(tmp_path, "van-1", spool, wire.now(), "another session")
         reasons = {reason.strategy for entry in spool.due(9, 0) for reason in spool.meta(entry).reasons}
+    assert (again.run, again.boot_id) == (told.run, told.boot_id), "one process, whatever its connections"
+    assert 0 < told.monotonic_ns < again.monotonic_ns  # type: ignore[operator]  # both are told
     assert told.policy_digest == (policy if follows else settings.policy).digest
     assert ("campaign:vans" in reasons) == follows, "the device's name is that of its enrolment"

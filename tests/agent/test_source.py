@@ -64,7 +64,9 @@ def test_a_recording_is_dated_by_its_container(tmp_path: Path) -> None:
     made = {"creation_time": "2026-03-01T12:00:00.000000Z"}
     path = write_clip(tmp_path / "dated.mp4", (squares(index) for index in range(5)), fps=5, metadata=made)
     expected = [datetime(2026, 3, 1, 12, tzinfo=UTC) + timedelta(seconds=0.2 * index) for index in range(5)]
-    assert [frame.captured_at for frame in open_source(str(path))] == expected
+    frames = list(open_source(str(path)))
+    assert [frame.captured_at for frame in frames] == expected
+    assert all(frame.recorded for frame in frames), "so that nobody takes it for the device's clock"
 
 
 def test_a_recording_without_a_date_ends_when_its_file_was_last_written(clip: Path) -> None:
@@ -80,6 +82,7 @@ def test_a_live_file_comes_at_its_recorded_pace_with_the_wall_clock(tmp_path: Pa
     before = datetime.now(UTC)
     frames = list(open_source(str(path), live=True))
     assert len(frames) == 4
+    assert not any(frame.recorded for frame in frames)
     assert before <= frames[0].captured_at <= frames[-1].captured_at <= datetime.now(UTC)
     assert frames[-1].captured_at - before >= timedelta(seconds=0.15)
 

@@ -96,6 +96,7 @@ def test_a_catalogue_of_the_first_version_keeps_its_frames_and_can_go_back(tmp_p
     before = frames()
     step("head", command.upgrade)
     new = {"place": LATER, "context_of": None, "redaction": None, "position": None}
+    new |= {"taken_at": 0, "recorded": 0, "problem": None}
     assert frames() == [
         before[0] | new | {"strategies": "ede\nmargin"},
         before[1] | new | {"strategies": "context", "review": "context"},
@@ -103,7 +104,7 @@ def test_a_catalogue_of_the_first_version_keeps_its_frames_and_can_go_back(tmp_p
     step("0001", command.downgrade)
     assert frames() == before
     assert sa.inspect(catalogue.engine).get_indexes("frames") == first
-    assert {"looks", "standings"}.isdisjoint(sa.inspect(catalogue.engine).get_table_names())
+    assert {"looks", "standings", "forgettings", "forgotten"}.isdisjoint(sa.inspect(catalogue.engine).get_table_names())
     step("head", command.upgrade)
     with catalogue.engine.connect() as connection:
         assert compare_metadata(MigrationContext.configure(connection), Base.metadata) == []
@@ -159,7 +160,7 @@ def test_a_state_comes_back_as_a_state_and_nothing_else_goes_in(catalogue: Catal
 def test_every_state_of_delivery_has_its_moves_and_the_ends_have_none() -> None:
     assert set(DELIVERY_MOVES) == set(Delivery)
     ends = {state for state, moves in DELIVERY_MOVES.items() if not moves}
-    assert ends == {Delivery.ACKNOWLEDGED, Delivery.DECLINED, Delivery.REJECTED}
+    assert ends == {Delivery.DECLINED, Delivery.REJECTED, Delivery.EXPIRED}
 
 
 def test_two_writers_that_read_first_never_work_from_the_same_reading(catalogue: Catalogue) -> None:

@@ -151,7 +151,7 @@ def test_boxes_are_clipped_to_the_picture_and_those_without_area_dropped(cloud: 
     [
         ({"content": b"\xff\xd8 not a picture \xff\xd9"}, "not a picture that can be decoded"),
         ({"content": jpeg(1)[:-200]}, "the JPEG is cut off"),
-        ({"content": b""}, "not a picture that can be decoded"),
+        ({"content": b""}, "it is empty"),
         ({"content": jpeg(1, 32, 32)}, "the picture is 32 × 32 pixels, announced were 64 × 48"),
         ({"sha256": "0" * 64}, "not those that the device announced"),
         ({"boxes": [(7, 0, 0, 9, 9)]}, "class 7 is not in the class table of 2"),

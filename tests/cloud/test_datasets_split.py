@@ -17,7 +17,7 @@ shots = st.lists(
     st.tuples(st.sampled_from("ab"), st.sampled_from("xy"), st.floats(0, 1200, allow_nan=False)), max_size=60
 ).map(
     lambda rows: [
-        Shot(str(number), device, camera, START + timedelta(seconds=at))
+        Shot(str(number), device, camera, START + timedelta(seconds=at), START + timedelta(seconds=at))
         for number, (device, camera, at) in enumerate(rows)
     ]
 )
@@ -65,14 +65,15 @@ def test_later_labels_never_move_a_held_out_picture_into_training(
 @settings(deadline=None, max_examples=20)
 @given(st.floats(0.05, 0.9), st.integers(0, 100))
 def test_about_the_share_that_was_asked_for_is_held_out(share: float, seed: int) -> None:
-    many = [Shot(str(i), f"cam-{i % 7}", "front", START + timedelta(seconds=10 * i)) for i in range(5000)]
+    times = [START + timedelta(seconds=10 * i) for i in range(5000)]
+    many = [Shot(str(i), f"cam-{i % 7}", "front", at, at) for i, at in enumerate(times)]
     split = assign(many, SplitRule(block_s=60, gap_s=0, val_share=share, seed=seed))
     held = sum(side is Split.VAL for side in split.values()) / len(many)
     assert abs(held - share) < 0.12
 
 
 def test_nothing_is_held_out_where_nothing_is_asked_for() -> None:
-    split = assign([Shot("a", "cam", "front", START)], SplitRule(val_share=0))
+    split = assign([Shot("a", "cam", "front", START, START)], SplitRule(val_share=0))
     assert split == {"a": Split.TRAIN}
 
 

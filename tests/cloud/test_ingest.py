@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
-from datetime import datetime, timedelta
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -13,49 +13,20 @@ import numpy as np
 import pytest
 import sqlalchemy as sa
 
-from edgecase_cloud.catalogue import Delivery, Device, Event, Frame, Look, ObjectClass, Review
-from edgecase_cloud.ingest import Ingest, Reply
+from edgecase_cloud.catalogue import Delivery, Device, Frame, Look, ObjectClass, Review
+from edgecase_cloud.decoder_process import Seen
+from edgecase_cloud.decoding import Decoder
+from edgecase_cloud.ingest import Ingest
 from edgecase_cloud.services import Services
 from edgecase_cloud.store import ObjectStore, PutGrant, Unreachable
 from edgecase_models import wire
 from edgecase_models.fingerprint import Fingerprint
 from support import circle
 from support.broker import free_port
-from support.cloud import NOW, Shot, make_services, shot
+from support.cloud import NOW, Told, make_services, shot
 from support.s3 import S3Server, put
 
 LATER = NOW + timedelta(minutes=1)
-
-
-class Told:
-    """Hands messages to ingest and gives the one answer."""
-
-    def __init__(self, parts: Services) -> None:
-        self.parts = parts
-        self.ingest = Ingest(parts)
-
-    def __call__(self, message: wire.Up, *, device: str = "", now: datetime = NOW) -> wire.Down | None:
-        replies = self.replies(message, device=device, now=now)
-        assert len(replies) <= 1
-        return replies[0].message if replies else None
-
-    def replies(self, message: wire.Up, *, device: str = "", now: datetime = NOW) -> list[Reply]:
-        topic = wire.up_topic(device or message.device, type(message))
-        return self.ingest.handle(topic, wire.encode(message), now)
-
-    def deliver(self, frame: Shot, now: datetime = NOW) -> wire.Down | None:
-        grant = self(frame.offer, now=now)
-        assert isinstance(grant, wire.Grant)
-        assert put(PutGrant(grant.url, grant.headers), frame.content)[0] == 200
-        return self(frame.stored(grant), now=now)
-
-    def row(self, frame: Shot) -> Frame:
-        with self.parts.catalogue.session() as session:
-            return session.get_one(Frame, frame.id)
-
-    def events(self, kind: str) -> list[Event]:
-        with self.parts.catalogue.session() as session:
-            return list(session.scalars(sa.select(Event).where(Event.kind == kind).order_by(Event.id)))
 
 
 @pytest.fixture
@@ -77,6 +48,37 @@ def test_what_a_frame_looks_like_is_worked_out_when_it_is_offered(tell: Told) ->
     assert Fingerprint.from_bytes(looks[seen.id].fingerprint).cells.mean() == pytest.approx(100, abs=15)
     assert (looks[seen.id].features, looks[seen.id].features_scale) == (features.codes, features.scale)
     assert (looks[blind.id].fingerprint, looks[blind.id].features) == (b"", b"")
+
+
+class Poisoned(Decoder):
+    """Its child breaks at every thumbnail, and takes its time."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.asked = 0
+
+    def thumbnail(self, _: bytes) -> Seen:
+        self.asked += 1
+        return Seen(problem="it takes more than 1 s of computing to decode", broke=True)
+
+
+def test_a_thumbnail_that_breaks_the_decoder_is_recorded_and_its_device_cannot_do_it_again_at_once(tell: Told) -> None:
+    poisoned = Poisoned()
+    tell.ingest = Ingest(tell.parts, poisoned)
+    frames = [shot() for _ in range(5)]
+    for frame in (*frames, *frames):
+        assert isinstance(tell(frame.offer), wire.Grant), "the frame is wanted all the same"
+    assert poisoned.asked == 1
+    (event,) = tell.events("broken picture")
+    assert (event.subject, event.detail["device"]) == (frames[0].id, "cam-1")
+    tell(shot("cam-2").offer)
+    assert poisoned.asked == 2, "other devices are not distrusted"
+    tell(shot().offer, now=NOW + timedelta(minutes=11))
+    assert poisoned.asked == 3
+    with tell.parts.catalogue.session() as session:
+        problems = list(session.scalars(sa.select(Look.problem).order_by(Look.id)))
+    assert problems[0] == problems[5] == "it takes more than 1 s of computing to decode"
+    assert set(problems[1:5]) == {"not decoded, since another thumbnail of this device broke the decoder"}
 
 
 def test_a_frame_goes_from_offer_to_acknowledged_and_its_row_says_all_that_was_offered(tell: Told) -> None:
@@ -347,6 +349,49 @@ def test_a_status_that_the_broker_repeats_is_no_sign_of_life(tell: Told, told: w
     tell(told)
     tell(told, now=LATER)
     assert device(tell).last_seen_at == NOW
+
+
+def runs(run: str, at_s: float) -> wire.Status:
+    """What a run says that many seconds after NOW."""
+    clock = {"run": run, "boot_id": f"boot-{run}", "monotonic_ns": int((1000 + at_s) * 1e9)}
+    return status(f"{run}-{at_s}", int(at_s), agent_version="1.2", **clock)
+
+
+def test_two_devices_with_one_identity_are_flagged_once_and_both_named(tell: Told) -> None:
+    for at_s in range(0, 300, 4):
+        tell(runs("ab"[at_s // 4 % 2], at_s), now=NOW + timedelta(seconds=at_s))
+    (event,) = tell.events("shared identity")
+    assert event.subject == "cam-1"
+    assert [(each["run"], each["boot_id"], each["agent_version"]) for each in event.detail["runs"]] in (
+        [("a", "boot-a", "1.2"), ("b", "boot-b", "1.2")],
+        [("b", "boot-b", "1.2"), ("a", "boot-a", "1.2")],
+    )
+    shared_at = device(tell).shared_at
+    assert shared_at is not None
+    assert shared_at >= NOW + timedelta(seconds=280)
+    json.dumps(event.detail)
+
+
+def test_frames_that_both_copies_of_a_spool_hold_are_taken_once(tell: Told) -> None:
+    """A copied card has the same frames in its spool: the same ids and bytes."""
+    frame = shot()
+    ack = tell.deliver(frame)
+    assert isinstance(ack, wire.Ack)
+    assert tell(frame.offer) == ack
+    other = dataclasses.replace(frame, offer=msgspec.structs.replace(frame.offer, sha256="b" * 64))
+    assert isinstance(tell(other.offer), wire.Reject)
+    assert tell.row(frame).sha256 == frame.offer.sha256
+
+
+def test_a_device_that_starts_again_is_not_flagged(tell: Told) -> None:
+    for number, run in enumerate("abcd"):
+        for at_s in range(number * 100, number * 100 + 95, 5):
+            tell(runs(run, at_s), now=NOW + timedelta(seconds=at_s))
+        tell(
+            status(f"{run}-{number * 100}", number * 100, online=False), now=NOW + timedelta(seconds=number * 100 + 99)
+        )
+    assert tell.events("shared identity") == []
+    assert device(tell).shared_at is None
 
 
 # What is not right

@@ -16,6 +16,7 @@ import sqlalchemy as sa
 from edgecase_cloud import label_queue, review, review_queue
 from edgecase_cloud.batch import Batch, BatchRules
 from edgecase_cloud.catalogue import FRONT, LAST, LATER, Dataset, Delivery, Frame, Look, Review, Standing
+from edgecase_cloud.decoding import decoder
 from edgecase_cloud.label_queue import Debounce, Keeper, reorder
 from edgecase_cloud.review_queue import Order, QueueFilter
 from edgecase_cloud.services import Services
@@ -45,7 +46,7 @@ def add(services: Services, number: int, **changes: Any) -> str:
     small = circle.jpeg(np.kron(picture, np.ones((20, 20, 1), np.uint8)))
     with services.catalogue.session.begin() as session:
         row = circle.add_frame(services, session, number, small, thumbnail_jpeg=small, **changes)
-        session.add(label_queue.look_of(row.id, small))
+        session.add(label_queue.look_of(row.id, decoder().thumbnail(small)))
     return row.id
 
 

@@ -1,6 +1,8 @@
 """The cloud for tests: its services over real servers, all of it as `edgecase-cloud up`, and a device that talks to it.
 
 parts: Services            a catalogue of its own over the session's store; `parts.catalogue`, `parts.store`
+own: Services              the same with a bucket of its own
+Told(parts)                a device's words handed to ingest, one at a time, without a broker
 cloud: Cloud               one `edgecase-cloud up` for the whole session
 running_cloud(tmp_path)    one of its own, to stop or to kill
 """
@@ -22,10 +24,12 @@ from typing import Any
 
 import msgspec
 import pytest
+import sqlalchemy as sa
 from typer.testing import CliRunner
 
 from edgecase_cloud import cli, devices, migrations, services, settings
-from edgecase_cloud.catalogue import Catalogue, Device
+from edgecase_cloud.catalogue import Catalogue, Device, Event, Frame
+from edgecase_cloud.ingest import Ingest, Reply
 from edgecase_cloud.services import Endpoints, Services
 from edgecase_cloud.store import ObjectStore, PutGrant
 from edgecase_models import wire
@@ -51,6 +55,55 @@ def parts(tmp_path: Path, s3: S3Server) -> Iterator[Services]:
     made = make_services(tmp_path, s3.store, "cam-1", "cam-2")
     yield made
     made.catalogue.close()
+
+
+@pytest.fixture
+def own(tmp_path: Path, s3: S3Server) -> Iterator[Services]:
+    """Services with the devices cam-1 and cam-2, and a bucket that nobody else has."""
+    keys = s3.keys
+    store = ObjectStore(s3.url, keys.access_key, keys.secret_key, bucket=f"own-{secrets.token_hex(8)}")
+    store.ensure_bucket()
+    made = make_services(tmp_path, store, "cam-1", "cam-2")
+    yield made
+    made.catalogue.close()
+
+
+class Told:
+    """Hands messages to ingest and gives the one answer."""
+
+    def __init__(self, parts: Services) -> None:
+        self.parts = parts
+        self.ingest = Ingest(parts)
+
+    def __call__(self, message: wire.Up, *, device: str = "", now: datetime = NOW) -> wire.Down | None:
+        replies = self.replies(message, device=device, now=now)
+        assert len(replies) <= 1
+        return replies[0].message if replies else None
+
+    def replies(self, message: wire.Up, *, device: str = "", now: datetime = NOW) -> list[Reply]:
+        topic = wire.up_topic(device or message.device, type(message))
+        return self.ingest.handle(topic, wire.encode(message), now)
+
+    def granted(self, frame: Shot, now: datetime = NOW) -> wire.Grant:
+        grant = self(frame.offer, now=now)
+        assert isinstance(grant, wire.Grant)
+        return grant
+
+    def put(self, frame: Shot, grant: wire.Grant) -> None:
+        assert put(PutGrant(grant.url, grant.headers), frame.content)[0] == 200
+
+    def deliver(self, frame: Shot, now: datetime = NOW) -> wire.Down | None:
+        grant = self.granted(frame, now)
+        self.put(frame, grant)
+        return self(frame.stored(grant), now=now)
+
+    def row(self, frame: Shot) -> Frame:
+        with self.parts.catalogue.session() as session:
+            return session.get_one(Frame, frame.id)
+
+    def events(self, kind: str) -> list[Event]:
+        with self.parts.catalogue.session() as session:
+            return list(session.scalars(sa.select(Event).where(Event.kind == kind).order_by(Event.id)))
 
 
 @dataclass(frozen=True)

@@ -32,7 +32,7 @@ def candidate(number: int, **changes: Any) -> Candidate:
         "id": frame_id(number),
         "device": "gate",
         "camera": "front",
-        "captured_at": START + timedelta(seconds=number),
+        "taken_at": START + timedelta(seconds=number),
         "score": 1.0,
         "strategies": ("ede",),
         "classes": [3],

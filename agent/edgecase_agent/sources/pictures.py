@@ -51,7 +51,7 @@ class PictureFolder:
                 break
             captured_at = datetime.now(UTC) if self.live else since + timedelta(seconds=index * self.period_s)
             self.state = SourceState.PLAYING
-            yield Frame(picture, index, captured_at, time.monotonic_ns())
+            yield Frame(picture, index, captured_at, time.monotonic_ns(), not self.live)
             if self._closed.is_set():
                 break
         if not readable:

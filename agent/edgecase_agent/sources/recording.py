@@ -63,7 +63,7 @@ class Recording:
                         break
                     captured_at = datetime.now(UTC) if self.live else since + timedelta(seconds=media_s - pace.first_s)
                     self.state = SourceState.PLAYING
-                    yield Frame(planes_of(decoded), index, captured_at, time.monotonic_ns())
+                    yield Frame(planes_of(decoded), index, captured_at, time.monotonic_ns(), not self.live)
                     if self._closed.is_set():
                         break
             except NoVideo:

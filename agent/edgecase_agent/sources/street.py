@@ -59,7 +59,7 @@ class StreetSource:
             picture, _ = self._street.frame(index)
             captured_at = datetime.now(UTC) if self.live else since + timedelta(seconds=index / self._spec.fps)
             self.state = SourceState.PLAYING
-            yield Frame(picture, index, captured_at, time.monotonic_ns())
+            yield Frame(picture, index, captured_at, time.monotonic_ns(), not self.live)
             on_time = int((time.monotonic() - since_s) * self._spec.fps)
             index = max(index + 1, on_time) if self.live else index + 1
         self.state = SourceState.ENDED

@@ -10,8 +10,9 @@ from typing import Final
 import sqlalchemy as sa
 from sqlalchemy.orm import Session
 
-from edgecase_cloud import review_queue
+from edgecase_cloud import review_queue, twins
 from edgecase_cloud.catalogue import Bundle, Dataset, Delivery, Device, Job, JobState, Review
+from edgecase_models import wire
 
 ENDED: Final = ("acknowledged", "declined", "rejected", "evicted", "lost_local")
 BALANCE: Final = (
@@ -29,7 +30,10 @@ BALANCE: Final = (
 
 @dataclass(frozen=True)
 class DeviceView:
-    """A device as its last status describes it; what it never reported is zero or empty."""
+    """A device as its last status describes it; what it never reported is zero or empty.
+
+    `shared_at`: when two devices were last seen to share its identity; None where that was not lately.
+    """
 
     id: str
     added_at: datetime
@@ -45,6 +49,7 @@ class DeviceView:
     update: str
     agent_version: str
     balance: dict[str, int]
+    shared_at: datetime | None = None
 
     @property
     def balance_holds(self) -> bool:
@@ -72,7 +77,7 @@ def summary(session: Session) -> Summary:
     counts = review_queue.counts(session)
     frames = {name: sum(d.balance[name] for d in devices) for name in BALANCE}
     frames["seen"] = sum(d.frames_seen for d in devices)
-    frames["arrived"] = counts.delivery.get(Delivery.ACKNOWLEDGED, 0)
+    frames["arrived"] = sum(counts.delivery.get(state, 0) for state in (Delivery.ACKNOWLEDGED, Delivery.EXPIRED))
     return Summary(
         frames=frames,
         review={state.value: counts.review.get(state, 0) for state in Review},
@@ -129,4 +134,5 @@ def _view(row: Device, releases: dict[str, int | None]) -> DeviceView:
         update=str(status.get("update") or ""),
         agent_version=str(status.get("agent_version") or ""),
         balance={name: int(balance.get(name) or 0) for name in BALANCE},
+        shared_at=row.shared_at if twins.is_flagged(row.shared_at, wire.now()) else None,
     )

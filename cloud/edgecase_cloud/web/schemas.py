@@ -97,6 +97,7 @@ class QueueItemOut(Out):
     camera: str
     frame_index: int
     captured_at: datetime
+    taken_at: datetime
     width_px: int
     height_px: int
     sha256: str
@@ -112,6 +113,7 @@ class QueueItemOut(Out):
     standing: reviewable.Standing | None
     redaction: RedactionOut | None
     position: PositionOut | None
+    problem: str
 
 
 class QueueOut(Out):
@@ -210,6 +212,7 @@ class DeviceOut(Out):
     agent_version: str
     balance: dict[str, int]
     balance_holds: bool
+    shared_at: datetime | None
 
 
 class DatasetOut(Out):

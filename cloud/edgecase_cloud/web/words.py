@@ -40,6 +40,10 @@ STRATEGIES: Final = {
         "audit",
         "Drawn by lot, to see how the model does where it feels sure. Each frame of its window had a chance of {propensity}.",
     ),
+    "adopted": Wording(
+        "from the store",
+        "It is known by its object alone: what the model saw, its device has not said since the catalogue was restored.",
+    ),
     "context": Wording("context", "Sent along with another frame, {score} s from it, for whoever labels that one."),
 }
 SYNONYMS: Final = {
@@ -97,6 +101,8 @@ def happened(kind: str, subject: str, detail: dict[str, Any]) -> str:
             return f"{who or 'someone'}: a message was set aside{_reason(detail)}"
         case "forged topic":
             return f"{who} spoke as {detail.get('claims', 'another')}; dropped"
+        case "forgotten":
+            return f"{detail.get('frames', 0)} frames of {who}"
     return f"{who}{_reason(detail)}"
 
 

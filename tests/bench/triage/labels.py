@@ -142,7 +142,7 @@ def in_cloud(stream: Stream, budget: int, ours: Ours, box_s: float) -> list[int]
             id=f"{look.index:06d}",
             device="street",
             camera="",
-            captured_at=EPOCH + timedelta(seconds=look.at_s),
+            taken_at=EPOCH + timedelta(seconds=look.at_s),
             score=run.scores[look.index],
             strategies=(AUDIT,) if look.index in run.propensity else ("ede",),
             classes=look.seen.classes.astype(np.int64),

@@ -1,0 +1,62 @@
+"""Pictures that arrived, looked at once each: whether they are what was announced, and can be decoded at all."""
+
+from __future__ import annotations
+
+import hashlib
+from typing import Any, Final
+
+import sqlalchemy as sa
+import structlog
+
+from edgecase_cloud.catalogue import LAST, Event, Frame, Standing
+from edgecase_cloud.decoding import Decoder
+from edgecase_cloud.reviewable import ARRIVED
+from edgecase_cloud.services import Services
+from edgecase_cloud.store import NotFound
+from edgecase_models import wire
+
+AT_ONCE: Final = 16
+
+log = structlog.get_logger()
+
+
+def look_at_pictures(parts: Services, pictures: Decoder, at_most: int = AT_ONCE) -> int:
+    """Decode frames that nobody has decoded yet, in another process, and note what stands in the way; how many.
+
+    A frame was acknowledged because its object is what was offered. That nothing can be made of it is no reason to lose it: it is
+    shown with the reason, behind all others, and put into no batch and no dataset. Raises `Unreachable` where the store is away.
+    """
+    unseen = sa.select(Frame.id, Frame.device_id, Frame.key, Frame.sha256, Frame.width_px, Frame.height_px)
+    with parts.catalogue.session() as session:
+        rows = session.execute(unseen.where(ARRIVED, Frame.problem.is_(None)).limit(at_most)).all()
+    for row in rows:
+        try:
+            content = parts.store.get(row.key)
+        except NotFound:
+            problem, broke = "its object is not in the store", False
+        else:
+            problem, broke = _problem(pictures, content, row)
+        with parts.catalogue.writing.begin() as session:
+            still = sa.update(Frame).where(Frame.id == row.id)
+            if not problem:
+                session.execute(still.values(problem=""))
+                continue
+            session.execute(still.values(problem=problem, place=LAST))
+            session.execute(sa.delete(Standing).where(Standing.frame_id == row.id))
+            if broke:
+                detail = {"device": row.device_id, "reason": problem}
+                session.add(Event(at=wire.now(), kind="broken picture", subject=row.id, detail=detail))
+        log.warning("picture cannot be used", frame_id=row.id, device=row.device_id, reason=problem)
+    return len(rows)
+
+
+def _problem(pictures: Decoder, content: bytes, row: Any) -> tuple[str, bool]:
+    if hashlib.sha256(content).hexdigest() != row.sha256:
+        return "the bytes in the object store are not those that the device announced", False
+    seen = pictures.picture(content)
+    if seen.problem:
+        return seen.problem, seen.broke
+    if (seen.width_px, seen.height_px) != (row.width_px, row.height_px):
+        announced = f"{row.width_px} × {row.height_px}"
+        return f"the picture is {seen.width_px} × {seen.height_px} pixels, announced were {announced}", False
+    return "", False
