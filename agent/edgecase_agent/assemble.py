@@ -15,7 +15,7 @@ from edgecase_agent import log as logs
 from edgecase_agent import status
 from edgecase_agent.settings import AgentSettings, Enrolment, SettingsError, device_of, load_enrolment, names_of
 from edgecase_agent.slots import SlotError, Slots
-from edgecase_agent.spool import DiskFull, Spool
+from edgecase_agent.spool import DiskFull, Spool, Sweep
 from edgecase_agent.spool_open import SpoolError
 from edgecase_models import wire
 
@@ -174,8 +174,8 @@ def watch(settings: AgentSettings, stopped: threading.Event) -> None:
 
     logs.configure("watch", settings.log_level)
     with _spool(settings, putting=True) as spool:
-        if spool.swept.leftovers or spool.swept.lost:
-            log.warning("spool put right after a crash", leftovers=spool.swept.leftovers, lost=spool.swept.lost)
+        if spool.swept != Sweep():
+            log.warning("spool put right after a crash", **vars(spool.swept))
         loop.run(a_watch(settings, spool), stopped)
 
 
@@ -272,7 +272,14 @@ def update(settings: AgentSettings, stopped: threading.Event) -> None:
 
 
 def _spool(settings: AgentSettings, *, putting: bool = False) -> Spool:
-    return Spool(settings.data / "spool", settings.spool.quota_bytes, settings.spool.min_free_bytes, putting=putting)
+    chosen = settings.spool
+    return Spool(
+        settings.data / "spool",
+        chosen.quota_bytes,
+        chosen.min_free_bytes,
+        putting=putting,
+        keep_per_trigger=chosen.keep_per_trigger,
+    )
 
 
 def _enrolled(settings: AgentSettings) -> Enrolment:

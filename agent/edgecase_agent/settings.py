@@ -140,6 +140,9 @@ class SpoolSettings(Section):
 
     quota_bytes: int = Field(default=2_000_000_000, ge=1_000_000, description="Beyond it the least valuable frames go.")
     min_free_bytes: int = Field(default=256_000_000, ge=0, description="With less free disk the spool stops growing.")
+    keep_per_trigger: int = Field(
+        default=10, ge=0, le=1000, description="So many frames that each trigger picked do not go for those of others."
+    )
 
 
 class UplinkSettings(Section):

@@ -10,7 +10,7 @@ import urllib.request
 from collections.abc import Callable
 from dataclasses import dataclass
 from enum import StrEnum
-from typing import BinaryIO, Final
+from typing import Final, Protocol
 from urllib.parse import urlsplit
 
 import urllib3
@@ -23,6 +23,14 @@ _NEVER: Final = frozenset({400, 405, 411, 413, 414, 415, 422, 431, 501})
 _EXPIRED_CODES: Final = frozenset({"ExpiredToken", "RequestTimeTooSkewed", "TokenRefreshRequired"})
 _PASSING_CODES: Final = frozenset({"RequestTimeout", "IncompleteBody", "SlowDown", "OperationAborted"})
 _OURS: Final = frozenset({"content-length", "transfer-encoding", "host", "connection"})
+
+
+class Body(Protocol):
+    """What is read through once and closed."""
+
+    def read(self, size: int = -1, /) -> bytes | None: ...
+
+    def close(self) -> None: ...
 
 
 class Meaning(StrEnum):
@@ -40,7 +48,7 @@ class Upload:
     """One frame and where it goes; `body` is open at its first byte and is closed by whoever sends it."""
 
     frame_id: str
-    body: BinaryIO
+    body: Body
     size_bytes: int
     url: str
     headers: dict[str, str]
@@ -179,7 +187,7 @@ class Transfers:
 class _Counted(io.RawIOBase):
     """Reads through and counts what was read."""
 
-    def __init__(self, file: BinaryIO) -> None:
+    def __init__(self, file: Body) -> None:
         self._file = file
         self.read_bytes = 0
 
@@ -187,7 +195,7 @@ class _Counted(io.RawIOBase):
         return True
 
     def read(self, size: int = -1) -> bytes:
-        chunk = self._file.read(size)
+        chunk = self._file.read(size) or b""
         self.read_bytes += len(chunk)
         return chunk
 
