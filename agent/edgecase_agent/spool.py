@@ -17,7 +17,7 @@ from typing import Final
 from edgecase_agent import durable, spool_files, spool_mend
 from edgecase_agent import spool_rows as rows
 from edgecase_agent.frames import FrameMeta
-from edgecase_agent.spool_files import Damaged, Window
+from edgecase_agent.spool_files import Damaged, Stretch
 from edgecase_agent.spool_mend import Sweep
 from edgecase_agent.spool_open import (
     DATABASE_FAULTS,
@@ -304,7 +304,7 @@ class Spool:
             raise Damaged(f"frame {entry.frame_id}: its file and its row tell of different pictures")
         return described.meta
 
-    def open(self, entry: Entry, start: int = 0, length: int | None = None) -> Window:
+    def open(self, entry: Entry, start: int = 0, length: int | None = None) -> Stretch:
         """The picture, or a stretch of it, after the sha256 of the whole was found right; `Damaged` otherwise.
 
         The open file stays readable when the frame is evicted meanwhile.

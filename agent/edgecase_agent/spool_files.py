@@ -6,6 +6,7 @@ checksum over all of it but the picture. Whoever shows pictures reads up to the 
 
 from __future__ import annotations
 
+import base64
 import hashlib
 import io
 import os
@@ -78,13 +79,24 @@ def sha256_of(path: Path, size_bytes: int) -> str:
         return _digest(file, size_bytes)
 
 
-class Window(io.RawIOBase):
+class Stretch(io.RawIOBase):
     """A stretch of an open file, from its beginning to its end; closing it closes the file."""
 
     def __init__(self, file: BinaryIO, start: int, length: int) -> None:
         file.seek(start)
         self._file = file
+        self._start = start
         self._left = length
+
+    def integrity(self) -> dict[str, str]:
+        """The header by which a store tells whether what it got is what was sent; nothing may have been read before."""
+        digest = hashlib.md5(usedforsecurity=False)  # what S3 checks of a part; the whole is held against its sha256
+        left = self._left
+        while chunk := self._file.read(min(_CHUNK_BYTES, left)):
+            digest.update(chunk)
+            left -= len(chunk)
+        self._file.seek(self._start)
+        return {"Content-MD5": base64.b64encode(digest.digest()).decode()}
 
     def readable(self) -> bool:
         return True
@@ -100,7 +112,7 @@ class Window(io.RawIOBase):
         super().close()
 
 
-def open_checked(path: Path, sha256: str, size_bytes: int, start: int, length: int) -> Window:
+def open_checked(path: Path, sha256: str, size_bytes: int, start: int, length: int) -> Stretch:
     """A stretch of the picture, after the whole picture was found right; `Damaged` otherwise.
 
     What was opened stays readable when the file goes.
@@ -113,7 +125,7 @@ def open_checked(path: Path, sha256: str, size_bytes: int, start: int, length: i
     if found != sha256:
         file.close()
         raise Damaged(f"{path.name}: its picture is not what was written (sha256 differs)")
-    return Window(file, start, length)
+    return Stretch(file, start, length)
 
 
 def _digest(file: BinaryIO, size_bytes: int) -> str:
