@@ -77,15 +77,18 @@ class Allowance:
             cap.advance(elapsed_s)
 
     @property
-    def is_metered(self) -> bool:
-        """Whether bytes count as those of a metered line now."""
-        return "metered" in self._named_in_force()
+    def is_limited(self) -> bool:
+        """Whether anything limits what is sent now."""
+        return bool(self._named_in_force())
 
     def refusal(self, size_bytes: int) -> str:
-        """Why so many bytes may not be sent now; empty where they may. More than a whole limit goes when nothing else did."""
+        """Why so many bytes may not be sent now; empty where they may.
+
+        More than nine tenths of a limit go when nine tenths are left, lest they wait for ever; what is too much is paid back after.
+        """
         held = sum(self._held.values())
         for name, cap in self._named_in_force().items():
-            if cap.available - held < min(size_bytes, cap.limit):
+            if cap.available - held < max(1, min(size_bytes, cap.limit * 9 // 10)):
                 period = "day on a metered line" if name == "metered" else name
                 return f"bytes: {cap.limit / 1e6:g} MB a {period}, {max(0, cap.available - held) / 1e6:.1f} MB left"
         return ""

@@ -20,6 +20,8 @@ CELLULAR: Final = ("wwan*", "wwp*", "ppp*", "rmnet*", "ccmni*")
 """Names of interfaces that are modems."""
 _WINDOW: Final = re.compile(r"([01]\d|2[0-3]):([0-5]\d)-([01]\d|2[0-3]):([0-5]\d)")
 _LOOK_EVERY_S: Final = 10.0
+_REPORT_S: Final = 60.0
+_REPORT_WITHOUT_BYTES_S: Final = 300.0
 _MOST_FILE_BYTES: Final = 64
 _PROC_NET: Final = Path("/proc/net")
 
@@ -189,9 +191,11 @@ class Bandwidth:
         return self._allowance.refusal(size_bytes)
 
     @property
-    def sparing(self) -> bool:
-        """Whether to say no more than needs be said."""
-        return self._allowance.is_metered or bool(self._allowance.refusal(1))
+    def report_every_s(self) -> float:
+        """How often at most to report where bytes are counted: a report costs them as well."""
+        if not self._allowance.is_limited:
+            return 0.0
+        return _REPORT_WITHOUT_BYTES_S if self._allowance.refusal(1) else _REPORT_S
 
     @property
     def too_fast(self) -> bool:

@@ -33,7 +33,6 @@ _FLUSH_EVERY_S: Final = 60.0
 _TRIES_WHILE_OTHERS_ARE_ANSWERED: Final = 5
 _TRIES: Final = 10
 _REFUSALS: Final = 2
-_SPARING_STATUS_S: Final = 300.0
 _PART_BYTES: Final = 8_000_000  # no single request is expected to be longer
 
 log = structlog.get_logger()
@@ -483,8 +482,7 @@ class Uplink:
                 flight.deadline_s, flight.tries, flight.begun_s = now.monotonic_s, 0, now.monotonic_s
 
     def _report(self, now: Moment) -> Outcome:
-        every_s = max(self._status_every_s, _SPARING_STATUS_S if self._bandwidth.sparing else 0.0)
-        self._status_due_s = now.monotonic_s + every_s
+        self._status_due_s = now.monotonic_s + max(self._status_every_s, self._bandwidth.report_every_s)
         payload = wire.encode(self._status(now.wall, self._session))
         if self._link.publish(wire.up_topic(self._device, wire.Status), payload, retain=True):
             self._said(payload)
