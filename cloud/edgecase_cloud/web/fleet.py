@@ -45,6 +45,8 @@ class DeviceView:
     update: str
     agent_version: str
     balance: dict[str, int]
+    waits_for: str
+    last_event: str
 
     @property
     def balance_holds(self) -> bool:
@@ -129,4 +131,6 @@ def _view(row: Device, releases: dict[str, int | None]) -> DeviceView:
         update=str(status.get("update") or ""),
         agent_version=str(status.get("agent_version") or ""),
         balance={name: int(balance.get(name) or 0) for name in BALANCE},
+        waits_for=str(status.get("waits_for") or ""),
+        last_event=str(status.get("last_event") or ""),
     )

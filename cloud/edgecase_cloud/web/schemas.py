@@ -210,6 +210,8 @@ class DeviceOut(Out):
     agent_version: str
     balance: dict[str, int]
     balance_holds: bool
+    waits_for: str
+    last_event: str
 
 
 class DatasetOut(Out):
