@@ -13,6 +13,7 @@ import structlog
 from edgecase_agent import durable
 from edgecase_agent.budget import Cap, Spent
 from edgecase_agent.elapsed import Elapsed, ElapsedState, Reading
+from edgecase_agent.spool import DiskFull
 from edgecase_models.policy import PERIODS_S
 
 _AHEAD_BYTES: Final = 65_536
@@ -53,6 +54,7 @@ class Allowance:
 
     Before anything is sent it is written down as spent, some way ahead for the small messages; what came of it is settled after. So a
     kill at any moment counts too much by that little, and never too little. Where nothing is limited, nothing is written.
+    Raises `DiskFull` where it cannot be written down.
     """
 
     def __init__(self, path: Path, limits: Limits, reading: Reading) -> None:
@@ -81,16 +83,16 @@ class Allowance:
         """Whether anything limits what is sent now."""
         return bool(self._named_in_force())
 
-    def refusal(self, size_bytes: int) -> str:
-        """Why so many bytes may not be sent now; empty where they may.
+    def refusal(self, size_bytes: int, ahead_bytes: int = 0) -> str:
+        """Why so many bytes may not be sent now, and before them those ahead; empty where they may.
 
         More than nine tenths of a limit go when nine tenths are left, lest they wait for ever; what is too much is paid back after.
         """
-        held = sum(self._held.values())
+        taken = sum(self._held.values()) + ahead_bytes
         for name, cap in self._named_in_force().items():
-            if cap.available - held < max(1, min(size_bytes, cap.limit * 9 // 10)):
+            if cap.available - taken < max(1, min(size_bytes, cap.limit * 9 // 10)):
                 period = "day on a metered line" if name == "metered" else name
-                return f"bytes: {cap.limit / 1e6:g} MB a {period}, {max(0, cap.available - held) / 1e6:.1f} MB left"
+                return f"bytes: {cap.limit / 1e6:g} MB a {period}, {max(0, cap.available) / 1e6:.1f} MB left"
         return ""
 
     def hold(self, name: str, size_bytes: int) -> None:
@@ -126,7 +128,12 @@ class Allowance:
             return
         spent = {name: cap.spent() for name, cap in self._caps.items()}
         state = AllowanceState(clock=self._clock.state, spent=spent, ahead=ahead, metered=self._metered)
-        durable.replace(self._path, msgspec.json.encode(state))
+        try:
+            durable.replace(self._path, msgspec.json.encode(state))
+        except OSError as error:
+            if durable.is_full(error):
+                raise DiskFull from error
+            raise
         self._ahead, self._unsaved = ahead, 0
 
     def _named_in_force(self) -> Mapping[str, Cap]:

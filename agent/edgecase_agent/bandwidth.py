@@ -183,12 +183,12 @@ class Bandwidth:
         self._local = datetime.fromtimestamp(reading.wall_s).astimezone().time() if known and self._windows else None
         self._allowance.advance(reading, metered=self._metered.now(reading.boottime_s))
 
-    def refusal(self, size_bytes: int) -> str:
-        """Why a picture of so many bytes waits; empty where it may go."""
+    def refusal(self, size_bytes: int, ahead_bytes: int = 0) -> str:
+        """Why a picture of so many bytes waits, with others ahead of it; empty where it may go."""
         if self._local is not None and not any(window.holds(self._local) for window in self._windows):
             opens = min(self._windows, key=lambda window: _until(window.start, self._local))
             return f"the upload window that opens at {opens.start:%H:%M}"
-        return self._allowance.refusal(size_bytes)
+        return self._allowance.refusal(size_bytes, ahead_bytes)
 
     @property
     def report_every_s(self) -> float:

@@ -127,9 +127,11 @@ class _Flight:
 
     @property
     def parts(self) -> wire.Parts | None:
-        """How it goes in parts; None where it goes whole."""
+        """How it goes in parts; None where it goes whole, as where the parts of a grant do not make the picture."""
         parts = msgspec.UNSET if self.grant is None else self.grant.parts
-        return None if parts is msgspec.UNSET else parts
+        if parts is msgspec.UNSET or len(parts.urls) != -(-self.entry.size_bytes // parts.part_bytes):
+            return None
+        return parts
 
     @property
     def stretch(self) -> tuple[int, int]:
@@ -209,21 +211,32 @@ class Uplink:
             if not self._held_up(ready.stretch[1]):
                 return self._upload(ready, now)
         elif self._link.connected and len(self._flights) < self._window and not self._bandwidth.too_fast:
-            granted = [flight for flight in self._flights.values() if flight.phase in {_Phase.OFFERED, _Phase.GRANTED}]
-            ahead_bytes = sum(flight.stretch[1] for flight in granted)
-            for entry in self._spool.due(1, now.monotonic_s, self._flights.keys()):
-                done = entry.state is State.STORED
-                if done or not self._held_up(ahead_bytes + min(entry.size_bytes, _PART_BYTES)):
-                    return self._begin(entry, now)
+            next_up = self._spool.due(1, now.monotonic_s, self._flights.keys())
+            if next_up and (
+                next_up[0].state is State.STORED
+                or not self._held_up(min(next_up[0].size_bytes, _PART_BYTES), self._ahead_bytes)
+            ):
+                return self._begin(next_up[0], now)
+            if not next_up and not self._flights:
+                self._tell("")
         return Idle(self._wait_s(now))
 
-    def _held_up(self, size_bytes: int) -> bool:
-        """Whether so many bytes of pictures have to wait; a wait is told once, when it begins and when it ends."""
-        reason = self._bandwidth.refusal(size_bytes)
+    @property
+    def _ahead_bytes(self) -> int:
+        """Of pictures that were offered and are not on their way yet."""
+        ahead = [flight for flight in self._flights.values() if flight.phase in {_Phase.OFFERED, _Phase.GRANTED}]
+        return sum(flight.stretch[1] for flight in ahead)
+
+    def _held_up(self, size_bytes: int, ahead_bytes: int = 0) -> bool:
+        """Whether so many bytes of a picture have to wait."""
+        self._tell(self._bandwidth.refusal(size_bytes, ahead_bytes))
+        return bool(self.waits_for)
+
+    def _tell(self, reason: str) -> None:
+        """A wait is logged once when it begins and once when it ends."""
         if bool(reason) != bool(self.waits_for):
             log.info("pictures wait" if reason else "pictures go on", for_=reason or self.waits_for)
         self.waits_for = reason
-        return bool(reason)
 
     # ---- messages ----------------------------------------------------------------------------------------------
 
@@ -295,15 +308,16 @@ class Uplink:
         start, length = flight.stretch
         if not length:
             return self._all_stored(flight, now)
+        self._bandwidth.hold(entry.frame_id, length)
         try:
             body = self._spool.open(entry, start, length)
         except Damaged as error:
+            self._bandwidth.settle(entry.frame_id, 0)
             return self._lost(entry, error)
         flight.phase = _Phase.UPLOADING
         url, headers = grant.url, grant.headers
         if flight.parts is not None:
             url, headers = flight.parts.urls[len(flight.etags)], body.integrity()
-        self._bandwidth.hold(entry.frame_id, length)
         self._uploads.start(Upload(entry.frame_id, body, length, url, headers))
         return Worked("uploading", entry.frame_id)
 
@@ -496,17 +510,19 @@ class Uplink:
         self._bandwidth.said(len(payload))
 
     def _most_overdue(self, now: Moment) -> _Flight | None:
-        asked = {_Phase.STORED} if self.waits_for else {_Phase.OFFERED, _Phase.STORED}
-        waiting = [flight for flight in self._flights.values() if flight.phase in asked]
-        late = min(waiting, key=lambda flight: flight.deadline_s, default=None)
+        late = min(self._asking(), key=lambda flight: flight.deadline_s, default=None)
         return late if late is not None and late.deadline_s <= now.monotonic_s else None
+
+    def _asking(self) -> list[_Flight]:
+        """What waits for an answer, and is asked again; nothing is offered while no picture may be sent."""
+        asking = {_Phase.STORED} if self._bandwidth.refusal(1) else {_Phase.OFFERED, _Phase.STORED}
+        return [flight for flight in self._flights.values() if flight.phase in asking]
 
     def _wait_s(self, now: Moment) -> float:
         """Until the next deadline, but no longer than new frames of another process may wait to be seen."""
         if not self._link.connected:
             return _POLL_S
-        deadlines = [f.deadline_s for f in self._flights.values() if f.phase in {_Phase.OFFERED, _Phase.STORED}]
-        deadlines = [] if self.waits_for or self._bandwidth.too_fast else deadlines
+        deadlines = [] if self._bandwidth.too_fast else [flight.deadline_s for flight in self._asking()]
         until_s = min((*deadlines, self._status_due_s)) - now.monotonic_s
         return min(_POLL_S, max(0.0, until_s))
 

@@ -598,6 +598,19 @@ def test_a_part_that_the_store_does_not_take_is_tried_again_and_an_upload_that_i
     assert [upload.url[-1] for upload in bench.porter.started] == ["0", "1", "1", "1", "2"]
 
 
+def test_parts_that_do_not_make_the_picture_are_passed_over_and_it_goes_whole(memory_path: Path) -> None:
+    bench = Bench(memory_path)
+    bench.line.answer = lambda m: (
+        msgspec.structs.replace(bench.cloud(m), parts=wire.Parts("u", 250, ["http://store/u/0"]))
+        if isinstance(m, wire.Offer)
+        else bench.cloud(m)
+    )
+    bench.keep()
+    work(bench.uplink, bench.clock)
+    assert [upload.size_bytes for upload in bench.porter.started] == [600]
+    assert bench.spool.balance().acknowledged == 1
+
+
 # ---- held up by windows and budgets --------------------------------------------------------------------------------
 
 
@@ -620,6 +633,22 @@ def test_pictures_wait_for_bytes_in_their_order_and_go_on_the_next_day(memory_pa
     assert [upload.frame_id for upload in bench.porter.started[1:]] == small
     assert bench.uplink.waits_for == ""
     assert bench.spool.balance().acknowledged == 6
+
+
+def test_an_offer_that_was_lost_is_made_again_although_the_next_frame_has_to_wait(memory_path: Path) -> None:
+    bench = Bench(
+        memory_path / "spool", bandwidth=limited(memory_path, Clock().now(), per_day=30_000), status_every_s=3600
+    )
+    first, second = a_meta(0.9), a_meta(0.8)
+    for meta in (first, second):
+        bench.spool.put(a_picture(1, 15_000), meta)
+    bench.answers = False
+    bench.run(2)
+    assert bench.uplink.waits_for
+    bench.answers = True
+    bench.run(6)
+    assert bench.spool.balance().acknowledged == 1
+    assert bench.sent(wire.Offer) == {first.frame_id: 2}
 
 
 def test_a_window_holds_pictures_and_offers_up_while_acks_and_status_go_on(memory_path: Path) -> None:
