@@ -157,7 +157,7 @@ STEPS = st.lists(
     st.one_of(
         st.tuples(st.just("put"), st.integers(1, 4000), st.floats(0, 1)),
         st.tuples(st.sampled_from(MOVE_NAMES), st.integers(0, 30), st.just(0.0)),
-        st.tuples(st.sampled_from(("reopen", "look", "damage")), st.integers(0, 30), st.just(0.0)),
+        st.tuples(st.sampled_from(("reopen", "look", "damage", "rot")), st.integers(0, 30), st.just(0.0)),
     ),
     max_size=40,
 )
@@ -165,7 +165,7 @@ STEPS = st.lists(
 
 @settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(steps=STEPS)
-def test_the_balance_holds_after_any_sequence_of_puts_moves_restarts_and_lost_files(
+def test_the_balance_holds_after_any_sequence_of_puts_moves_restarts_lost_files_and_damaged_rows(
     steps: list[tuple[str, int, float]],
 ) -> None:
     in_memory = "/dev/shm" if os.access("/dev/shm", os.W_OK) else None
@@ -180,7 +180,11 @@ def test_the_balance_holds_after_any_sequence_of_puts_moves_restarts_and_lost_fi
                 spool.put(a_picture(number, number), meta)
                 ids.append(meta.frame_id)
                 model["kept"] += 1
-            elif step == "reopen":
+            elif step in {"reopen", "rot"}:
+                if step == "rot" and ids:
+                    spool._connection.execute(
+                        "UPDATE frames SET score = score - 1 WHERE id = ?", (ids[number % len(ids)],)
+                    )
                 spool.close()
                 spool = Spool(folder, quota_bytes=8_000, putting=True, ballast_bytes=0)
             elif step == "damage" and ids:
