@@ -73,7 +73,8 @@ class Allowance:
 
     def advance(self, reading: Reading, *, metered: bool) -> None:
         """Let time pass, on a line that is metered or not."""
-        self._metered = metered
+        if metered != self._metered:
+            self._metered, self._ahead = metered, 0  # what is sent from here on is written down anew
         elapsed_s = self._clock.advance(reading)
         for cap in self._caps.values():
             cap.advance(elapsed_s)

@@ -99,6 +99,18 @@ def test_a_kill_never_makes_too_little_of_what_was_sent_and_an_orderly_end_not_t
     assert last.refusal(left + 2000)
 
 
+def test_a_kill_after_the_line_became_a_metered_one_counts_on_it_too(tmp_path: Path) -> None:
+    path, limits = tmp_path / "a.json", Limits(metered_per_day=10 * MB)
+    killed = Allowance(path, limits, at(0))
+    killed.spend(10)
+    killed.advance(at(1), metered=True)
+    killed.hold("x", 4 * MB)
+    after = Allowance(path, limits, at(2))
+    after.advance(at(3), metered=True)
+    assert after.refusal(6 * MB)
+    assert after.refusal(5 * MB) == ""
+
+
 def test_a_file_that_cannot_be_understood_gives_nothing_again(tmp_path: Path) -> None:
     path = tmp_path / "a.json"
     path.write_bytes(b'{"v": 9')
