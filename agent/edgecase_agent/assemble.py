@@ -15,7 +15,7 @@ from edgecase_agent import log as logs
 from edgecase_agent import status
 from edgecase_agent.settings import AgentSettings, Enrolment, SettingsError, device_of, load_enrolment, names_of
 from edgecase_agent.slots import SlotError, Slots
-from edgecase_agent.spool import DiskFull, Spool
+from edgecase_agent.spool import DiskFull, Spool, Sweep
 from edgecase_agent.spool_open import SpoolError
 from edgecase_models import wire
 
@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from edgecase_models.policy import Policy
 
 POLICIES: Final = "policy"
+ALLOWANCE: Final = "allowance.json"
 """The folder of the accepted policy, in the data folder."""
 _REPORT_S = 1.0
 _LAST_UPLOADS_S = 3.0
@@ -174,13 +175,15 @@ def watch(settings: AgentSettings, stopped: threading.Event) -> None:
 
     logs.configure("watch", settings.log_level)
     with _spool(settings, putting=True) as spool:
-        if spool.swept.leftovers or spool.swept.lost:
-            log.warning("spool put right after a crash", leftovers=spool.swept.leftovers, lost=spool.swept.lost)
+        if spool.swept != Sweep():
+            log.warning("spool put right after a crash", **vars(spool.swept))
         loop.run(a_watch(settings, spool), stopped)
 
 
 def uplink(settings: AgentSettings, stopped: threading.Event) -> None:
     """Bring what is spooled to the cloud."""
+    from edgecase_agent.allowance import Allowance, Limits
+    from edgecase_agent.bandwidth import Bandwidth, Metered, Pace, Window
     from edgecase_agent.mqtt import Login, MqttLink
     from edgecase_agent.transfer import HttpStore, Transfers
     from edgecase_agent.update import note_poke
@@ -193,7 +196,15 @@ def uplink(settings: AgentSettings, stopped: threading.Event) -> None:
     wake = threading.Event()
     login = Login(who.mqtt_host, who.mqtt_port, who.mqtt_username, who.password)
     link = MqttLink(login, who.device, wake=wake.set, keepalive_s=chosen.keepalive_s)
-    store = HttpStore(connect_s=chosen.connect_timeout_s, answer_s=chosen.answer_timeout_s)
+    pace = None if chosen.bytes_per_s is None else Pace(chosen.bytes_per_s)
+    limits = Limits(chosen.bytes_per_day, chosen.bytes_per_month, chosen.metered_bytes_per_day)
+    bandwidth = Bandwidth(
+        Allowance(data / ALLOWANCE, limits, Moment.now().reading),
+        windows=[Window.read(window) for window in chosen.windows],
+        metered=Metered(chosen.metered, chosen.metered_file),
+        pace=pace,
+    )
+    store = HttpStore(connect_s=chosen.connect_timeout_s, answer_s=chosen.answer_timeout_s, pace=pace)
     uploads = Transfers(store.put, at_once=chosen.uploads_at_once, wake=wake.set)
     with _spool(settings) as spool:
         loop = Uplink(
@@ -201,7 +212,8 @@ def uplink(settings: AgentSettings, stopped: threading.Event) -> None:
             spool,
             link,
             uploads,
-            status=lambda at, session: status.message(data, who.device, spool, at, session),
+            status=lambda at, session: status.message(data, who.device, spool, at, session, waits_for=loop.waits_for),
+            bandwidth=bandwidth,
             poked=lambda poke: note_poke(state, poke),
             window=chosen.in_flight,
             status_every_s=chosen.status_every_s,
@@ -272,7 +284,14 @@ def update(settings: AgentSettings, stopped: threading.Event) -> None:
 
 
 def _spool(settings: AgentSettings, *, putting: bool = False) -> Spool:
-    return Spool(settings.data / "spool", settings.spool.quota_bytes, settings.spool.min_free_bytes, putting=putting)
+    chosen = settings.spool
+    return Spool(
+        settings.data / "spool",
+        chosen.quota_bytes,
+        chosen.min_free_bytes,
+        putting=putting,
+        keep_per_trigger=chosen.keep_per_trigger,
+    )
 
 
 def _enrolled(settings: AgentSettings) -> Enrolment:
@@ -291,5 +310,6 @@ def _report_uplink(settings: AgentSettings, link: MqttLink, loop: Uplink) -> Non
         refused=link.refused,
         in_flight=loop.in_flight,
         messages_dropped=link.dropped,
+        waits_for=loop.waits_for,
     )
     status.write(settings.data / status.STATE / status.UPLINK, said)

@@ -207,6 +207,35 @@ class Budget:
         return BudgetState(tokens=_units(self._bucket.level), at_s=self._at_s or 0.0, spent=spent)
 
 
+class Cap:
+    """At most `limit` in any stretch of `period_s`, as fast as it comes. What is charged beyond it is paid back before more is allowed."""
+
+    def __init__(self, limit: int, period_s: float, spent: Iterable[Spent] = ()) -> None:
+        """`spent` is what a restart goes on from."""
+        self.limit = limit
+        self._account = _Account(period_s, 1, [_Slot(s.first_s, s.last_s, [_parts_stored(s.amount)]) for s in spent])
+        self._at_s = 0.0
+
+    def advance(self, now_s: float) -> None:
+        """Let time pass until `now_s`, on a clock that only goes forward."""
+        self._at_s = now_s
+        self._account.advance(now_s)
+
+    @property
+    def available(self) -> int:
+        """Negative while more was charged than allowed."""
+        return self.limit - self._account.totals[0] // _PARTS
+
+    def charge(self, amount: int) -> None:
+        """Count it, whether there is room or not."""
+        if amount:
+            self._account.spend(self._at_s, [amount * _PARTS])
+
+    def spent(self) -> list[Spent]:
+        """The oldest first."""
+        return [Spent(slot.first_s, slot.last_s, _units(slot.amounts[0])) for slot in self._account.slots]
+
+
 # ---- three currencies, four periods --------------------------------------------------------------------------------------
 
 

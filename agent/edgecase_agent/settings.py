@@ -13,12 +13,14 @@ from pydantic import Field, ValidationError, model_validator
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
 from pydantic_settings.exceptions import SettingsError as SourceFailed
 
+from edgecase_agent.bandwidth import Metering, Window
 from edgecase_agent.log import Level
 from edgecase_models.config import ConfigError, first_fault, make_absolute, nearest, read_toml
 from edgecase_models.policy import CampaignPolicies, CommitteePolicy, Policy, Section, SelectionPolicy, known_fields
 
 PREFIX: Final = "EDGECASE_"
 _CLOUD_PREFIX: Final = "EDGECASE_CLOUD_"
+LEAST_LIMIT_BYTES: Final = 10_000_000
 _PATHS: Final = (
     ("data",),
     ("enrolment",),
@@ -27,6 +29,7 @@ _PATHS: Final = (
     ("source", "uri"),
     ("telemetry", "file"),
     ("privacy", "bundle"),
+    ("uplink", "metered_file"),
 )
 
 DeviceId = Annotated[str, Field(pattern=r"^[a-z0-9_-]{1,64}$")]
@@ -140,6 +143,9 @@ class SpoolSettings(Section):
 
     quota_bytes: int = Field(default=2_000_000_000, ge=1_000_000, description="Beyond it the least valuable frames go.")
     min_free_bytes: int = Field(default=256_000_000, ge=0, description="With less free disk the spool stops growing.")
+    keep_per_trigger: int = Field(
+        default=10, ge=0, le=1000, description="So many frames that each trigger picked do not go for those of others."
+    )
 
 
 class UplinkSettings(Section):
@@ -155,6 +161,35 @@ class UplinkSettings(Section):
         default=10.0, gt=0, le=600, description="To connect to the store, and for each stall of an upload."
     )
     answer_timeout_s: float = Field(default=60.0, gt=0, le=3600, description="For the store's answer.")
+    bytes_per_s: int | None = Field(default=None, ge=1000, description="Pictures and messages together go no faster.")
+    bytes_per_day: int | None = Field(
+        default=None, ge=LEAST_LIMIT_BYTES, description="In any 24 hours, messages included; then pictures wait."
+    )
+    bytes_per_month: int | None = Field(default=None, ge=LEAST_LIMIT_BYTES, description="In any 30 days.")
+    windows: tuple[str, ...] = Field(
+        default=(), description='Local times at which pictures are sent, as in "22:00-06:00"; none is always.'
+    )
+    metered: Metering = Field(
+        default="auto",
+        description="Whether the line costs by the byte: yes, no, or auto, by the file or the interface.",
+    )
+    metered_file: Path | None = Field(
+        default=None,
+        description="A file that the vehicle's software keeps, yes or no; without it a modem's name says yes.",
+    )
+    metered_bytes_per_day: int | None = Field(
+        default=None,
+        ge=0,
+        description="On a metered line in any 24 hours; 0 for messages only, left out for no difference.",
+    )
+
+    @model_validator(mode="after")
+    def _possible(self) -> UplinkSettings:
+        if 0 < (self.metered_bytes_per_day or 0) < LEAST_LIMIT_BYTES:
+            raise ValueError(f"metered_bytes_per_day must be 0 or at least {LEAST_LIMIT_BYTES}, as much as one request")
+        for window in self.windows:
+            Window.read(window)
+        return self
 
 
 class UpdateSettings(Section):

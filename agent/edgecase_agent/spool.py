@@ -2,26 +2,33 @@
 
 from __future__ import annotations
 
-import hashlib
 import math
 import os
 import shutil
 import sqlite3
 import threading
-import zlib
-from collections.abc import Collection, Iterator, Mapping
-from contextlib import contextmanager, suppress
+from collections.abc import Collection, Iterable, Iterator, Mapping
+from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
-from typing import BinaryIO, Final
+from typing import Final
 
-import msgspec
-
-from edgecase_agent import durable
+from edgecase_agent import durable, spool_files, spool_mend
 from edgecase_agent import spool_rows as rows
 from edgecase_agent.frames import FrameMeta
-from edgecase_agent.spool_open import SpoolError, code, connect, only_writer, opening
+from edgecase_agent.spool_files import Damaged, Stretch
+from edgecase_agent.spool_mend import Sweep
+from edgecase_agent.spool_open import (
+    DATABASE_FAULTS,
+    SpoolError,
+    code,
+    connect,
+    only_writer,
+    opening,
+    plain,
+    tells_of_damage,
+)
 from edgecase_agent.spool_rows import ENDS, MOVES, SET_ASIDE, Entry, Event, State
 from edgecase_agent.spool_schema import WAITING
 from edgecase_models import wire
@@ -29,11 +36,7 @@ from edgecase_models import wire
 __all__ = ["MOVES", "Damaged", "Entry", "Event", "Look", "Put", "PutResult", "Spool", "SpoolError", "State", "Sweep"]
 
 MAX_FRAME_BYTES: Final = 64_000_000
-_CHUNK_BYTES: Final = 1 << 20
-
-
-class Damaged(Exception):
-    """A frame's file or description is not what was written; it cannot be sent."""
+KEEP_PER_TRIGGER: Final = 10
 
 
 class DiskFull(Exception):
@@ -67,19 +70,16 @@ class Look:
     events: tuple[Event, ...]
 
 
-@dataclass(frozen=True)
-class Sweep:
-    """What a start found: leftovers of a kill that were removed, and frames that were lost."""
-
-    leftovers: int = 0
-    lost: int = 0
-
-
 class Spool:
-    """A folder with `spool.db` and `frames/<frame id>.jpg`, shared by the process that puts and the one that sends.
+    """A folder with `spool.db`, `frames/<frame id>.jpg` and `aside/`, shared by the process that puts and the one that sends.
 
     Order of a put: write `.part`, fsync, rename, fsync the folder, insert the row (WAL, synchronous=FULL). So a row always has its
     whole file. At an end the row is written first and the file removed after; a start removes what a kill left between the two.
+    A file tells of itself what its row does, and each has a checksum: a damaged row, or a database that is gone, costs no frame. Whoever
+    finds such damage ends with `durable.StorageFailed`, and the next start builds the database anew (`spool_mend`).
+
+    Room is made by the quota and the floor of free disk, never by age: the frames of lowest (priority, score) go first, but the last
+    `keep_per_trigger` of each trigger stay. Each that goes is an event and is counted.
     Only `putting=True` may call `put`, and one process at a time. Methods may be called from several threads.
     """
 
@@ -90,11 +90,12 @@ class Spool:
         min_free_bytes: int = 0,
         *,
         putting: bool = False,
+        keep_per_trigger: int = KEEP_PER_TRIGGER,
         ballast_bytes: int = 8 << 20,
     ) -> None:
         self._folder = folder
-        self._frames = folder / "frames"
         self._ballast = folder / "ballast"
+        self._keep_per_trigger = keep_per_trigger
         self._quota_bytes = quota_bytes
         self._min_free_bytes = min_free_bytes
         self._ballast_bytes = ballast_bytes
@@ -102,7 +103,8 @@ class Spool:
         self._owed: dict[str, int] = {}  # counts that the next transaction writes
         self._ended: list[str] = []  # rows that the next transaction deletes
         try:
-            self._frames.mkdir(parents=True, exist_ok=True)
+            for inner in (spool_mend.FRAMES, spool_mend.ASIDE):
+                (folder / inner).mkdir(parents=True, exist_ok=True)
             durable.sync_folder(folder.parent)
             durable.sync_folder(folder)
         except OSError as error:
@@ -113,8 +115,15 @@ class Spool:
         with opening(folder):
             self._connection = self._opened()
             self.swept = Sweep()
-            with suppress(DiskFull):  # what is left to put right waits for the next start
-                self.swept = self._sweep() if putting else self.swept
+            if putting:
+                try:
+                    self.swept = self._swept()
+                except durable.StorageFailed:
+                    if spool_mend.wants_rebuilding(folder) is None:
+                        raise
+                    self._connection.close()
+                    self._connection = self._opened()
+                    self.swept = self._swept()
         self._lay_ballast()
 
     def close(self) -> None:
@@ -165,27 +174,14 @@ class Spool:
             return PutResult(Put.KEPT, displaced=displaced)
 
     def _write(self, jpeg: bytes, meta: FrameMeta) -> None:
-        path = self._path(meta.frame_id)
+        path = spool_mend.frame_file(self._folder, meta.frame_id)
         part = path.with_suffix(".jpg.part")
-        description = msgspec.json.encode(meta)
+        described, content = spool_files.pack(jpeg, meta)
         try:
-            durable.write_synced(part, jpeg)
+            durable.write_synced(part, content)
             durable.publish(part, path)
             with self._transaction() as db:
-                db.execute(
-                    "INSERT INTO frames (id, sha256, size_bytes, priority, score, state) VALUES (?, ?, ?, ?, ?, ?)",
-                    (
-                        meta.frame_id,
-                        hashlib.sha256(jpeg).hexdigest(),
-                        len(jpeg),
-                        meta.priority,
-                        meta.score,
-                        State.SPOOLED,
-                    ),
-                )
-                db.execute(
-                    "INSERT INTO descriptions VALUES (?, ?, ?)", (meta.frame_id, description, zlib.crc32(description))
-                )
+                rows.insert(db, rows.of_file(described))
                 rows.add(db, {"kept": 1, "bytes": len(jpeg)})
         except (OSError, DiskFull) as error:
             part.unlink(missing_ok=True)
@@ -219,7 +215,7 @@ class Spool:
         for _ in range(2):
             try:
                 with self._transaction() as db:
-                    victims, freed_bytes = rows.least_valuable(db, need_bytes, worth)
+                    victims, freed_bytes = rows.least_valuable(db, need_bytes, worth, self._keep_per_trigger)
                     if freed_bytes < need_bytes and not some:
                         return None
                     self._end_victims(db, victims, reason)
@@ -235,8 +231,10 @@ class Spool:
     def _end_victims(self, db: sqlite3.Connection, victims: list[tuple[str, State]], reason: str) -> None:
         for frame_id, state in victims:
             if state in SET_ASIDE:
-                rows.add(db, {"bytes": -rows.size_of(db, frame_id)})
-                db.execute("UPDATE frames SET on_disk = 0 WHERE id = ?", (frame_id,))
+                facts = rows.find(db, frame_id)
+                assert facts is not None, "it was found in this transaction"
+                rows.add(db, {"bytes": -facts.size_bytes})
+                rows.update(db, facts._replace(on_disk=0))
                 rows.note(db, "set_aside_removed", frame_id, reason)
             else:
                 rows.move(db, frame_id, State.EVICTED, reason)
@@ -257,32 +255,17 @@ class Spool:
         except DiskFull:
             self._owe({"kept": 1, "evicted": 1})
 
-    def _sweep(self) -> Sweep:
-        """Put right what a kill or a power cut left: files without a row go, rows without their whole file are lost."""
-        leftovers = lost = 0
-        with self._transaction() as db:
-            files = {file.name: file.stat().st_size for file in os.scandir(self._frames)}
-            known = db.execute("SELECT id, size_bytes, state, on_disk FROM frames").fetchall()
-            for frame_id, size_bytes, state, on_disk in known:
-                found_bytes = files.pop(f"{frame_id}.jpg", None)
-                if state in SET_ASIDE and on_disk:
-                    if found_bytes is None:
-                        db.execute("UPDATE frames SET on_disk = 0 WHERE id = ?", (frame_id,))
-                elif state in ENDS:
-                    self._path(frame_id).unlink(missing_ok=True)
-                    if state not in SET_ASIDE:
-                        self._ended.append(frame_id)
-                elif found_bytes != size_bytes:
-                    found = "is missing" if found_bytes is None else f"has {found_bytes} of {size_bytes} bytes"
-                    rows.move(db, frame_id, State.LOST_LOCAL, f"its file {found}", on_disk=found_bytes is not None)
-                    lost += 1
-            total = db.execute("SELECT coalesce(sum(size_bytes), 0) FROM frames WHERE on_disk = 1").fetchone()[0]
-            rows.add(db, {"bytes": total - self._counter("bytes")})
-        for name in files:
-            (self._frames / name).unlink(missing_ok=True)
-            leftovers += 1
-        self.flush()
-        return Sweep(leftovers, lost)
+    def _swept(self) -> Sweep:
+        """Put right what a kill or a power cut left; what is left to do on a full disk waits for the next start."""
+        try:
+            with self._transaction() as db:
+                swept = spool_mend.sweep(db, self._folder)
+                ended = [facts.id for facts in rows.every(db) if facts.state in ENDS and facts.state not in SET_ASIDE]
+            self._ended = ended
+            self.flush()
+        except DiskFull:
+            return Sweep()
+        return swept
 
     # ---- the side that sends -----------------------------------------------------------------------------------
 
@@ -291,58 +274,44 @@ class Spool:
 
         `now_s` is on the clock of `failed`.
         """
-        with self._lock:
-            begun = f"{rows.ENTRIES} WHERE state IN ('granted', 'stored') AND next_at_s <= ? LIMIT ?"
-            waiting = (
-                f"{rows.ENTRIES} WHERE {WAITING} AND next_at_s <= ? ORDER BY priority DESC, score DESC, id DESC LIMIT ?"
-            )
-            limits = (now_s, limit + len(skip))
-            found = [row for query in (begun, waiting) for row in self._connection.execute(query, limits)]
-        return [rows.entry_of(row) for row in found if row[0] not in skip][:limit]
+        begun = f"{rows.ENTRIES} WHERE state IN ('granted', 'stored') AND next_at_s <= ? LIMIT ?"
+        waiting = (
+            f"{rows.ENTRIES} WHERE {WAITING} AND next_at_s <= ? ORDER BY priority DESC, score DESC, id DESC LIMIT ?"
+        )
+        limits = (now_s, limit + len(skip))
+        with self._reading() as db:
+            found = [row for query in (begun, waiting) for row in db.execute(query, limits)]
+            return [rows.entry_of(row) for row in found if row[0] not in skip][:limit]
 
     def entry(self, frame_id: str) -> Entry | None:
         """The frame as it stands, or None where it has come to an end."""
-        with self._lock:
-            row = self._connection.execute(f"{rows.ENTRIES} WHERE id = ?", (frame_id,)).fetchone()
-        return None if row is None or State(row[5]) in ENDS else rows.entry_of(row)
+        with self._reading() as db:
+            row = db.execute(f"{rows.ENTRIES} WHERE id = ?", (frame_id,)).fetchone()
+            entry = None if row is None else rows.entry_of(row)
+        return None if entry is None or entry.state in ENDS else entry
 
     def wake_all(self) -> None:
         """Let every frame be due again: after a restart, whose clock begins anew."""
-        with self._lock:
-            if self._connection.execute("SELECT 1 FROM frames WHERE next_at_s > 0 LIMIT 1").fetchone() is not None:
-                with self._transaction() as db:
+        with self._reading() as db:
+            if db.execute("SELECT 1 FROM frames WHERE next_at_s > 0 LIMIT 1").fetchone() is not None:
+                with self._transaction():
                     db.execute("UPDATE frames SET next_at_s = 0 WHERE next_at_s > 0")
 
     def meta(self, entry: Entry) -> FrameMeta:
         """What was said of the frame when it was put, or `Damaged`."""
-        with self._lock:
-            row = self._connection.execute(
-                "SELECT meta_json, checksum FROM descriptions WHERE id = ?", (entry.frame_id,)
-            ).fetchone()
-        if row is None or zlib.crc32(row[0]) != row[1]:
-            raise Damaged(f"frame {entry.frame_id}: its row in the spool is damaged")
-        try:
-            return msgspec.json.decode(row[0], type=FrameMeta)
-        except msgspec.MsgspecError as error:
-            raise Damaged(f"frame {entry.frame_id}: its row in the spool cannot be read: {error}") from error
+        described = spool_files.describe(spool_mend.frame_file(self._folder, entry.frame_id))
+        if (described.sha256, described.size_bytes) != (entry.sha256, entry.size_bytes):
+            raise Damaged(f"frame {entry.frame_id}: its file and its row tell of different pictures")
+        return described.meta
 
-    def open(self, entry: Entry) -> BinaryIO:
-        """The frame's file at its first byte, after its sha256 was found right; `Damaged` otherwise.
+    def open(self, entry: Entry, start: int = 0, length: int | None = None) -> Stretch:
+        """The picture, or a stretch of it, after the sha256 of the whole was found right; `Damaged` otherwise.
 
         The open file stays readable when the frame is evicted meanwhile.
         """
-        try:
-            file = self._path(entry.frame_id).open("rb")
-            digest = hashlib.sha256()
-            while chunk := file.read(_CHUNK_BYTES):
-                digest.update(chunk)
-            file.seek(0)
-        except OSError as error:
-            raise Damaged(f"frame {entry.frame_id}: its file cannot be read ({error.strerror})") from error
-        if digest.hexdigest() != entry.sha256:
-            file.close()
-            raise Damaged(f"frame {entry.frame_id}: its file is not what was written (sha256 differs)")
-        return file
+        path = spool_mend.frame_file(self._folder, entry.frame_id)
+        length = entry.size_bytes - start if length is None else length
+        return spool_files.open_checked(path, entry.sha256, entry.size_bytes, start, length)
 
     def offered(self, frame_id: str) -> bool:
         """The frame was offered. Like all moves: False, and nothing changed, where it is not allowed or the frame is gone; `DiskFull`
@@ -352,7 +321,12 @@ class Spool:
 
     def granted(self, frame_id: str, grant: wire.Grant) -> bool:
         """The cloud wants the pixels; the grant outlives a restart."""
-        return self._moved(frame_id, State.GRANTED, grant=msgspec.json.encode(grant))
+        return self._moved(frame_id, State.GRANTED, grant=grant)
+
+    def part_stored(self, frame_id: str, done: wire.PartsDone) -> bool:
+        """The store took the first parts of a granted picture: a restart goes on from there."""
+        with self._transaction() as db:
+            return rows.part_stored(db, frame_id, done)
 
     def stored(self, frame_id: str) -> bool:
         """The store took the pixels: not a receipt yet."""
@@ -394,35 +368,34 @@ class Spool:
 
     def balance(self) -> wire.Balance:
         """Where every frame that was kept is, in one consistent view."""
-        with self._lock:
-            return rows.balance(self._connection, self._owed)
+        with self._reading() as db:
+            return rows.balance(db, self._owed)
 
     @property
     def bytes_sent(self) -> int:
         """Bytes of messages and pictures that went over the network in the life of this spool."""
-        with self._lock:
+        with self._reading():
             return self._counter("bytes_sent") + self._owed.get("bytes_sent", 0)
 
     @property
     def bytes_on_disk(self) -> int:
         """Bytes of the files that count against the quota."""
-        with self._lock:
+        with self._reading():
             return self._counter("bytes")
 
     def events(self, limit: int = 20) -> list[Event]:
         """The newest events, newest first."""
-        with self._lock:
-            return rows.events(self._connection, limit)
+        with self._reading() as db:
+            return rows.events(db, limit)
 
     @staticmethod
     def look(folder: Path) -> Look:
         """The accounts of a spool that other processes are using; zeroes where there is none yet."""
-        path = folder / "spool.db"
+        path = folder / spool_mend.DATABASE
         if not path.exists():
             return Look(wire.Balance(), 0, 0, ())
         try:
-            connection = sqlite3.connect(path, timeout=10, isolation_level=None)
-            try:
+            with closing(plain(path)) as connection:
                 connection.execute("BEGIN")
                 if connection.execute("SELECT 1 FROM sqlite_master WHERE name = 'counters'").fetchone() is None:
                     return Look(wire.Balance(), 0, 0, ())  # it is being made
@@ -433,15 +406,13 @@ class Spool:
                     counters.get("bytes_sent", 0),
                     tuple(rows.events(connection, 20)),
                 )
-            finally:
-                connection.close()
-        except sqlite3.Error as error:
+        except DATABASE_FAULTS as error:
             raise SpoolError(f"spool {path}: cannot be read ({error})") from error
 
     # ---- inside ------------------------------------------------------------------------------------------------
 
-    def _moved(self, frame_id: str, to: State, reason: str = "", *, grant: bytes | None = None) -> bool:
-        with self._lock:
+    def _moved(self, frame_id: str, to: State, reason: str = "", *, grant: wire.Grant | None = None) -> bool:
+        with self._reading():
             if not self._known(frame_id):  # a late answer costs no transaction
                 return False
             goes = to in ENDS and to not in SET_ASIDE
@@ -460,7 +431,18 @@ class Spool:
                     room.pop(0)()
             if moved and goes:
                 self._unlink((frame_id,))
+            elif moved and to in SET_ASIDE:
+                spool_mend.set_aside(self._folder, frame_id)
             return moved
+
+    @contextmanager
+    def _reading(self) -> Iterator[sqlite3.Connection]:
+        """The database, to be read; `StorageFailed` where it cannot be."""
+        with self._lock:
+            try:
+                yield self._connection
+            except DATABASE_FAULTS as error:
+                raise self._failed(error) from error
 
     @contextmanager
     def _transaction(self) -> Iterator[sqlite3.Connection]:
@@ -470,53 +452,63 @@ class Spool:
             owed, ended = self._owed, tuple(self._ended)
             try:
                 db.execute("BEGIN IMMEDIATE")
+                self._check_in_place()
                 rows.add(db, owed)
                 for frame_id in ended:
                     db.execute("DELETE FROM frames WHERE id = ?", (frame_id,))
-                    db.execute("DELETE FROM descriptions WHERE id = ?", (frame_id,))
                 yield db
                 db.execute("COMMIT")
             except BaseException as error:
                 del self._ended[len(ended) :]
                 with suppress(sqlite3.Error):
                     db.execute("ROLLBACK")
-                if isinstance(error, sqlite3.DatabaseError):
-                    raise _translated(error, self._folder) from error
+                if isinstance(error, DATABASE_FAULTS):
+                    raise self._failed(error) from error
                 raise
             self._owed = {}
             del self._ended[: len(ended)]
 
     def _opened(self) -> sqlite3.Connection:
-        path = self._folder / "spool.db"
-        if not path.exists() and any(self._frames.glob("*.jpg")):
-            return self._start_afresh(path)
+        path = self._folder / spool_mend.DATABASE
         try:
-            return connect(path)
-        except sqlite3.DatabaseError as error:
-            if code(error) in {sqlite3.SQLITE_NOTADB, sqlite3.SQLITE_CORRUPT}:
-                return self._start_afresh(path)
-            if shutil.disk_usage(self._folder).free < self._ballast_bytes and self._ballast.exists():
-                self._ballast.unlink()
-                return connect(path)
+            try:
+                spool_mend.finish(self._folder)
+                if reason := spool_mend.wants_rebuilding(self._folder):
+                    spool_mend.rebuild(self._folder, reason)
+                connection = connect(path)
+            except DATABASE_FAULTS as error:
+                if tells_of_damage(error):
+                    spool_mend.rebuild(self._folder, "the spool's database was damaged")
+                elif shutil.disk_usage(self._folder).free < self._ballast_bytes and self._ballast.exists():
+                    self._ballast.unlink()
+                else:
+                    raise
+                connection = connect(path)
+        except DATABASE_FAULTS as error:
             raise SpoolError(f"spool {path}: cannot be opened ({error}); free disk or check its owner") from error
-
-    def _start_afresh(self, path: Path) -> sqlite3.Connection:
-        """The database is gone or none: what is left is put aside, and its frames are counted as lost, which is never hidden."""
-        for name in (path.name, f"{path.name}-wal", f"{path.name}-shm"):
-            with suppress(FileNotFoundError):
-                (self._folder / name).replace(self._folder / f"{name}.damaged")
-        connection = connect(path)
-        reason = "the spool's database was gone or damaged"
-        connection.execute("BEGIN IMMEDIATE")
-        for file in self._frames.glob("*.jpg"):
-            connection.execute(
-                "INSERT INTO frames (id, sha256, size_bytes, priority, score, state, reason) VALUES (?, '', ?, 0, 0, ?, ?)",
-                (file.stem, file.stat().st_size, State.LOST_LOCAL, reason),
-            )
-            rows.add(connection, {"kept": 1, "lost_local": 1, "bytes": file.stat().st_size})
-            rows.note(connection, State.LOST_LOCAL, file.stem, reason)
-        connection.execute("COMMIT")
+        self._inode = path.stat().st_ino
         return connection
+
+    def _check_in_place(self) -> None:
+        """What is written to a database that was deleted, or put aside by another process, would be lost."""
+        try:
+            if (self._folder / spool_mend.DATABASE).stat().st_ino == self._inode:
+                return
+        except FileNotFoundError:
+            pass
+        raise durable.StorageFailed(
+            f"spool {self._folder}: its database was taken away; it is opened anew at the next start"
+        )
+
+    def _failed(self, error: Exception) -> Exception:
+        if tells_of_damage(error):
+            spool_mend.mark_damaged(self._folder)
+            return durable.StorageFailed(
+                f"spool {self._folder}: damaged ({error}); the next start builds it anew from its files"
+            )
+        if code(error) == sqlite3.SQLITE_FULL:
+            return DiskFull()
+        return durable.StorageFailed(f"spool {self._folder}: the database cannot be written ({error}); check the disk")
 
     def _lay_ballast(self) -> None:
         """A file to give up when the disk is full, so that the database can be written while room is made."""
@@ -527,12 +519,8 @@ class Spool:
         with suppress(OSError), self._ballast.open("wb") as file:
             os.posix_fallocate(file.fileno(), 0, self._ballast_bytes)
 
-    def _path(self, frame_id: str) -> Path:
-        return self._frames / f"{frame_id}.jpg"
-
-    def _unlink(self, frame_ids: Iterator[str] | Collection[str]) -> None:
-        for frame_id in frame_ids:
-            self._path(frame_id).unlink(missing_ok=True)
+    def _unlink(self, frame_ids: Iterable[str]) -> None:
+        spool_mend.remove_files(self._folder, frame_ids)
 
     def _known(self, frame_id: str) -> bool:
         return self._connection.execute("SELECT 1 FROM frames WHERE id = ?", (frame_id,)).fetchone() is not None
@@ -554,9 +542,3 @@ def _check(jpeg: bytes, meta: FrameMeta) -> None:
         raise SpoolError(f"frame {meta.frame_id}: its score is {meta.score}")
     if len(meta.frame_id) != 32 or not set(meta.frame_id) <= set("0123456789abcdef"):
         raise SpoolError(f"frame id {meta.frame_id[:80]!r} is not 32 hexadecimal digits")
-
-
-def _translated(error: sqlite3.DatabaseError, folder: Path) -> Exception:
-    if code(error) == sqlite3.SQLITE_FULL:
-        return DiskFull()
-    return durable.StorageFailed(f"spool {folder}: the database cannot be written ({error}); check the disk")

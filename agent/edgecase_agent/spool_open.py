@@ -11,8 +11,20 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Final
 
+from edgecase_agent.spool_rows import RowDamaged, count_checksum
 from edgecase_agent.spool_schema import migrate
 
+_DAMAGE: Final = frozenset(
+    {
+        sqlite3.SQLITE_CORRUPT,
+        sqlite3.SQLITE_NOTADB,
+        sqlite3.SQLITE_ERROR,
+        sqlite3.SQLITE_CONSTRAINT,
+        sqlite3.SQLITE_MISMATCH,
+    }
+)
+DATABASE_FAULTS: Final = (sqlite3.DatabaseError, RowDamaged, UnicodeDecodeError)
+"""What reading a damaged file may raise; the last where SQLite's own message quotes what it cannot read."""
 _PREDECESSOR_ENDS_WITHIN_S: Final = 5.0
 
 
@@ -48,8 +60,17 @@ def only_writer(folder: Path) -> int:
             return descriptor
 
 
-def connect(path: Path) -> sqlite3.Connection:
+def plain(path: Path) -> sqlite3.Connection:
+    """To look at. A text that a flipped bit made unreadable is read all the same, for its checksum to tell."""
     connection = sqlite3.connect(path, timeout=10, isolation_level=None, check_same_thread=False)
+    connection.text_factory = lambda content: content.decode("utf-8", "surrogateescape")
+    return connection
+
+
+def connect(path: Path) -> sqlite3.Connection:
+    """To work with: every commit is synced, or `SpoolError`."""
+    connection = plain(path)
+    connection.create_function("count_checksum", 2, count_checksum, deterministic=True)
     try:
         mode = connection.execute("PRAGMA journal_mode = WAL").fetchone()[0]
         connection.execute("PRAGMA synchronous = FULL")
@@ -69,6 +90,11 @@ def _check_durable(path: Path, mode: str, synchronous: int) -> None:
         )
 
 
-def code(error: sqlite3.DatabaseError) -> int:
-    """The primary result code; 0 for an error of the module itself."""
+def code(error: Exception) -> int:
+    """SQLite's primary result code; 0 for another error."""
     return int(getattr(error, "sqlite_errorcode", 0)) & 0xFF
+
+
+def tells_of_damage(error: Exception) -> bool:
+    """Whether the file is not what was written: also where its schema no longer knows a column of ours."""
+    return isinstance(error, RowDamaged | UnicodeDecodeError) or code(error) in _DAMAGE

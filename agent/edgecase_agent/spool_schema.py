@@ -8,7 +8,9 @@ from typing import TYPE_CHECKING, Final
 if TYPE_CHECKING:
     import sqlite_utils
 
-WAITING: Final = "state IN ('spooled', 'offered')"  # word for word in a query, so that the partial index serves it
+# Word for word in a query, so that the partial index serves it.
+WAITING: Final = "state IN ('spooled', 'offered')"
+LIVE: Final = "state IN ('spooled', 'offered', 'granted', 'stored')"
 _SET: Final = "edgecase-spool"
 
 
@@ -33,8 +35,11 @@ def _applied(connection: sqlite3.Connection) -> set[str]:
     return {name for (name,) in rows}
 
 
-def frames_counters_events(db: sqlite_utils.Database) -> None:
-    """Frames by id with what changes; their descriptions apart, so that a change of state rewrites few bytes."""
+def index_accounts_events(db: sqlite_utils.Database) -> None:
+    """An index of the frames' files with how far each has come; each row has a checksum over its facts.
+
+    Pacing (`attempts`, `next_at_s`) is no fact: a wrong one delays a frame until the next start at most.
+    """
     db.table("frames").create(
         {
             "id": str,
@@ -42,27 +47,29 @@ def frames_counters_events(db: sqlite_utils.Database) -> None:
             "size_bytes": int,
             "priority": int,
             "score": float,
+            "picked_by": str,
             "state": str,
             "on_disk": int,
             "was_offered": int,
             "was_uploaded": int,
+            "grant_json": bytes,
+            "parts_json": bytes,
+            "checksum": int,
             "attempts": int,
             "next_at_s": float,
-            "grant_json": bytes,
-            "reason": str,
         },
         pk="id",
-        not_null={"id", "sha256", "size_bytes", "priority", "score", "state", "on_disk", "attempts", "next_at_s"},
-        defaults={"on_disk": 1, "was_offered": 0, "was_uploaded": 0, "attempts": 0, "next_at_s": 0.0, "reason": ""},
+        not_null={"id", "sha256", "size_bytes", "priority", "score", "state", "checksum", "attempts", "next_at_s"},
+        defaults={"attempts": 0, "next_at_s": 0.0},
         strict=True,
     )
     db.table("frames").create_index(["state"], index_name="frames_by_state")
     db.execute(f"CREATE INDEX frames_waiting ON frames (priority, score, id) WHERE {WAITING}")
-    db.table("descriptions").create(
-        {"id": str, "meta_json": bytes, "checksum": int}, pk="id", not_null={"id", "meta_json", "checksum"}, strict=True
+    db.execute(f"CREATE INDEX frames_picked_by ON frames (picked_by) WHERE {LIVE}")
+    db.table("counters").create(
+        {"name": str, "value": int, "checksum": int}, pk="name", not_null={"value", "checksum"}, strict=True
     )
-    db.table("counters").create({"name": str, "value": int}, pk="name", not_null={"value"}, strict=True)
     db.table("events").create({"id": int, "at": str, "kind": str, "frame_id": str, "reason": str}, pk="id", strict=True)
 
 
-_STEPS: Final = (frames_counters_events,)
+_STEPS: Final = (index_accounts_events,)

@@ -90,7 +90,8 @@ def _watch(watched: dict[str, Any], now: datetime) -> Iterator[tuple[str, str]]:
 
 def _uplink(report: UplinkReport) -> str:
     state = "connected" if report.connected else report.refused or "not connected"
-    return f"{state}, {_frames(report.in_flight)} on the way"
+    waits = f"; pictures wait for {report.waits_for}" if report.waits_for else ""
+    return f"{state}, {_frames(report.in_flight)} on the way{waits}"
 
 
 def _picked(watched: dict[str, Any], count: dict[str, int]) -> str:

@@ -37,7 +37,7 @@ class WatchReport(msgspec.Struct, frozen=True):
 
 
 class UplinkReport(msgspec.Struct, frozen=True, kw_only=True):
-    """`uplink.json`: how the device's line is. `refused`: why the broker does not let it in."""
+    """`uplink.json`: how the device's line is. `refused`: why the broker does not let it in. `waits_for`: what holds pictures up."""
 
     at: datetime
     pid: int
@@ -46,6 +46,7 @@ class UplinkReport(msgspec.Struct, frozen=True, kw_only=True):
     refused: str = ""
     in_flight: int = 0
     messages_dropped: int = 0
+    waits_for: str = ""
 
 
 class UpdateReport(msgspec.Struct, frozen=True, kw_only=True):
@@ -79,12 +80,15 @@ def write(path: Path, report: msgspec.Struct) -> None:
             raise
 
 
-def message(data: Path, device: str, spool: Spool, at: datetime, session: str, *, online: bool = True) -> wire.Status:
+def message(
+    data: Path, device: str, spool: Spool, at: datetime, session: str, *, online: bool = True, waits_for: str = ""
+) -> wire.Status:
     """What the device says of itself to the cloud."""
     state = data / STATE
     watch = read(state / WATCH, WatchReport) or WatchReport()
     update = read(state / UPDATE, UpdateReport)
     said = "" if update is None else f"{update.outcome}: {update.why}".rstrip(": ")
+    last = "".join(f"{event.kind} {event.frame_id}: {event.reason}" for event in spool.events(1))
     problem = watch.policy_failure or ("" if update is None else update.policy_refused)
     return wire.Status(
         device=device,
@@ -106,6 +110,8 @@ def message(data: Path, device: str, spool: Spool, at: datetime, session: str, *
         run=run_id(),
         boot_id=boot_id(),
         monotonic_ns=time.monotonic_ns(),
+        waits_for=waits_for[:200] or msgspec.UNSET,
+        last_event=last[:200] or msgspec.UNSET,
     )
 
 

@@ -1,4 +1,4 @@
-"""Pixels to the store: one PUT per frame to the granted address, and what its answer means."""
+"""Pixels to the store: one PUT per frame, or per part of a large one, to the granted address, and what its answer means."""
 
 from __future__ import annotations
 
@@ -10,19 +10,29 @@ import urllib.request
 from collections.abc import Callable
 from dataclasses import dataclass
 from enum import StrEnum
-from typing import BinaryIO, Final
+from typing import Final, Protocol
 from urllib.parse import urlsplit
 
 import urllib3
 from urllib3.exceptions import HTTPError
 
+from edgecase_agent.bandwidth import Pace
+
 _CODE: Final = re.compile(rb"<Code>([A-Za-z0-9]{1,64})</Code>")
 _ANSWER_BYTES: Final = 16_384
 _BLOCK_BYTES: Final = 1 << 18
 _NEVER: Final = frozenset({400, 405, 411, 413, 414, 415, 422, 431, 501})
-_EXPIRED_CODES: Final = frozenset({"ExpiredToken", "RequestTimeTooSkewed", "TokenRefreshRequired"})
+_EXPIRED_CODES: Final = frozenset({"ExpiredToken", "RequestTimeTooSkewed", "TokenRefreshRequired", "NoSuchUpload"})
 _PASSING_CODES: Final = frozenset({"RequestTimeout", "IncompleteBody", "SlowDown", "OperationAborted"})
 _OURS: Final = frozenset({"content-length", "transfer-encoding", "host", "connection"})
+
+
+class Body(Protocol):
+    """What is read through once and closed."""
+
+    def read(self, size: int = -1, /) -> bytes | None: ...
+
+    def close(self) -> None: ...
 
 
 class Meaning(StrEnum):
@@ -37,10 +47,10 @@ class Meaning(StrEnum):
 
 @dataclass(frozen=True)
 class Upload:
-    """One frame and where it goes; `body` is open at its first byte and is closed by whoever sends it."""
+    """One frame, or a part of it, and where it goes; `body` is open at its first byte and is closed by whoever sends it."""
 
     frame_id: str
-    body: BinaryIO
+    body: Body
     size_bytes: int
     url: str
     headers: dict[str, str]
@@ -48,12 +58,13 @@ class Upload:
 
 @dataclass(frozen=True)
 class Answer:
-    """What became of an upload; `sent_bytes` went over the network whatever the answer."""
+    """What became of an upload; `sent_bytes` went over the network whatever the answer. `etag`: as the store names what it took."""
 
     frame_id: str
     meaning: Meaning
     detail: str
     sent_bytes: int
+    etag: str = ""
 
 
 def meaning_of(status: int, code: str) -> Meaning:
@@ -72,13 +83,14 @@ def meaning_of(status: int, code: str) -> Meaning:
 class HttpStore:
     """PUT over urllib3, which the trust client brings along anyway. Connections are kept; nothing is retried here."""
 
-    def __init__(self, *, connect_s: float = 10.0, answer_s: float = 60.0) -> None:
+    def __init__(self, *, connect_s: float = 10.0, answer_s: float = 60.0, pace: Pace | None = None) -> None:
+        self._pace = pace
         self._timeout = urllib3.Timeout(connect=connect_s, read=answer_s)  # while sending, connect_s bounds each stall
         self._pools: dict[str, urllib3.PoolManager] = {}
 
     def put(self, upload: Upload) -> Answer:
         """Send it and say what became of it; never raises for the network or the store."""
-        body = _Counted(upload.body)
+        body = _Counted(upload.body, self._pace)
         headers = {name: value for name, value in upload.headers.items() if name.lower() not in _OURS}
         headers["Content-Length"] = str(upload.size_bytes)
         try:
@@ -109,6 +121,7 @@ class HttpStore:
             meaning_of(response.status, code),
             f"HTTP {response.status} {code}".strip(),
             body.read_bytes,
+            response.headers.get("ETag", ""),
         )
 
     def _pool(self, url: str) -> urllib3.PoolManager:
@@ -177,17 +190,20 @@ class Transfers:
 
 
 class _Counted(io.RawIOBase):
-    """Reads through and counts what was read."""
+    """Reads through, at the pace that is set, and counts what was read."""
 
-    def __init__(self, file: BinaryIO) -> None:
+    def __init__(self, file: Body, pace: Pace | None) -> None:
         self._file = file
+        self._pace = pace
         self.read_bytes = 0
 
     def readable(self) -> bool:
         return True
 
     def read(self, size: int = -1) -> bytes:
-        chunk = self._file.read(size)
+        if self._pace is not None:
+            size = self._pace.take(_BLOCK_BYTES if size < 0 else size)
+        chunk = self._file.read(size) or b""
         self.read_bytes += len(chunk)
         return chunk
 

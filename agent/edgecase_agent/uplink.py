@@ -1,19 +1,24 @@
-"""From the spool to the cloud: offer, grant, PUT, stored, ack. Nothing but the ack lets a frame go, and everything may be repeated."""
+"""From the spool to the cloud: offer, grant, PUT, stored, ack. Nothing but the ack lets a frame go, and everything may be repeated.
+
+A frame that is granted in parts is PUT part by part; the spool knows which parts the store has, so that a restart goes on from there.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime
 from enum import StrEnum
 from math import inf
 from random import Random
-from time import monotonic
 from typing import Final, Protocol
 
 import msgspec
 import structlog
 
+from edgecase_agent.bandwidth import Bandwidth
+from edgecase_agent.elapsed import Reading, boottime_s
+from edgecase_agent.frames import boot_id
 from edgecase_agent.spool import Damaged, Spool
 from edgecase_agent.spool_rows import Entry, State
 from edgecase_agent.transfer import Answer, Meaning, Upload
@@ -28,6 +33,7 @@ _FLUSH_EVERY_S: Final = 60.0
 _TRIES_WHILE_OTHERS_ARE_ANSWERED: Final = 5
 _TRIES: Final = 10
 _REFUSALS: Final = 2
+_PART_BYTES: Final = 8_000_000  # no single request is expected to be longer
 
 log = structlog.get_logger()
 
@@ -62,14 +68,20 @@ class Uploads(Protocol):
 
 @dataclass(frozen=True)
 class Moment:
-    """Now: `wall` to compare with what others wrote (and perhaps wrong), `monotonic_s` for every deadline of ours."""
+    """Now: `wall` to compare with what others wrote (and perhaps wrong), `monotonic_s` since the `boot` for every deadline of ours."""
 
     wall: datetime
     monotonic_s: float
+    boot: str = ""
 
     @classmethod
     def now(cls) -> Moment:
-        return cls(wire.now(), monotonic())
+        return cls(wire.now(), boottime_s(), boot_id())
+
+    @property
+    def reading(self) -> Reading:
+        """The same, as what measures days reads it."""
+        return Reading(self.boot, self.monotonic_s, self.wall.timestamp())
 
 
 @dataclass(frozen=True)
@@ -111,6 +123,23 @@ class _Flight:
     refusals: int = 0  # "this can never succeed", said by the store
     expired: int = 0  # grants that the store did not take
     repeated: int = 0  # grants that came after the upload
+    etags: list[str] = field(default_factory=list)  # of the parts that the store has
+
+    @property
+    def parts(self) -> wire.Parts | None:
+        """How it goes in parts; None where it goes whole, as where the parts of a grant do not make the picture."""
+        parts = msgspec.UNSET if self.grant is None else self.grant.parts
+        if parts is msgspec.UNSET or len(parts.urls) != -(-self.entry.size_bytes // parts.part_bytes):
+            return None
+        return parts
+
+    @property
+    def stretch(self) -> tuple[int, int]:
+        """Where what is sent next begins in the picture, and its length: 0 where the store has every part."""
+        if self.parts is None:
+            return 0, self.entry.size_bytes
+        start = len(self.etags) * self.parts.part_bytes
+        return start, max(0, min(self.parts.part_bytes, self.entry.size_bytes - start))
 
 
 class Uplink:
@@ -118,6 +147,7 @@ class Uplink:
 
     Deadlines double from 3 s to 30 s with ±30 % of jitter. A frame that is not answered while others are, or for too long, leaves the
     window to the rest and comes back later. While the store is away a single frame probes it, with full jitter up to 5 min.
+    What `bandwidth` holds up waits in its order: neither is it offered, nor does a smaller one overtake it.
     """
 
     def __init__(
@@ -129,6 +159,7 @@ class Uplink:
         *,
         status: Callable[[datetime, str], wire.Status],
         poked: Callable[[wire.Poke], None],
+        bandwidth: Bandwidth | None = None,
         window: int = 16,
         status_every_s: float = 5.0,
         redacted_only: bool = False,
@@ -141,6 +172,7 @@ class Uplink:
         self._uploads = uploads
         self._status = status
         self._poked = poked
+        self._bandwidth = bandwidth or Bandwidth.unlimited()
         self._window = window
         self._status_every_s = status_every_s
         self._redacted_only = redacted_only
@@ -152,6 +184,8 @@ class Uplink:
         self._answered_s = 0.0
         self._store_failures = 0
         self._store_rests_until_s = 0.0
+        self.waits_for = ""
+        """What holds pictures up, in words; empty while nothing does."""
         spool.wake_all()
 
     @property
@@ -161,6 +195,7 @@ class Uplink:
 
     def step(self, now: Moment) -> Outcome:
         """Do the most urgent unit of work."""
+        self._bandwidth.advance(now.reading)
         if (message := self._link.receive()) is not None:
             return self._received(message, now)
         if (answer := self._uploads.finished()) is not None:
@@ -170,14 +205,38 @@ class Uplink:
                 self._connected(now)
             if now.monotonic_s >= self._status_due_s:
                 return self._report(now)
-            if (late := self._most_overdue(now)) is not None:
+            if (late := self._most_overdue(now)) is not None and not self._bandwidth.too_fast:
                 return self._again(late, now)
         if (ready := self._next_upload(now)) is not None:
-            return self._upload(ready, now)
-        if self._link.connected and len(self._flights) < self._window:
-            for entry in self._spool.due(1, now.monotonic_s, self._flights.keys()):
-                return self._begin(entry, now)
+            if not self._held_up(ready.stretch[1]):
+                return self._upload(ready, now)
+        elif self._link.connected and len(self._flights) < self._window and not self._bandwidth.too_fast:
+            next_up = self._spool.due(1, now.monotonic_s, self._flights.keys())
+            if next_up and (
+                next_up[0].state is State.STORED
+                or not self._held_up(min(next_up[0].size_bytes, _PART_BYTES), self._ahead_bytes)
+            ):
+                return self._begin(next_up[0], now)
+            if not next_up and not self._flights:
+                self._tell("")
         return Idle(self._wait_s(now))
+
+    @property
+    def _ahead_bytes(self) -> int:
+        """Of pictures that were offered and are not on their way yet."""
+        ahead = [flight for flight in self._flights.values() if flight.phase in {_Phase.OFFERED, _Phase.GRANTED}]
+        return sum(flight.stretch[1] for flight in ahead)
+
+    def _held_up(self, size_bytes: int, ahead_bytes: int = 0) -> bool:
+        """Whether so many bytes of a picture have to wait."""
+        self._tell(self._bandwidth.refusal(size_bytes, ahead_bytes))
+        return bool(self.waits_for)
+
+    def _tell(self, reason: str) -> None:
+        """A wait is logged once when it begins and once when it ends."""
+        if bool(reason) != bool(self.waits_for):
+            log.info("pictures wait" if reason else "pictures go on", for_=reason or self.waits_for)
+        self.waits_for = reason
 
     # ---- messages ----------------------------------------------------------------------------------------------
 
@@ -213,6 +272,7 @@ class Uplink:
         # A grant that seems to have ended before it came is tried all the same: our clock may be wrong, the store knows.
         lifetime_s = _lifetime_s(grant, now)
         flight.phase, flight.grant = _Phase.GRANTED, grant
+        flight.etags = self._etags(grant.frame_id)
         flight.good_until_s = now.monotonic_s + lifetime_s if lifetime_s > 0 else inf
         flight.deadline_s, flight.tries, flight.repeated = now.monotonic_s, 0, 0
         return Worked("granted", grant.frame_id)
@@ -245,26 +305,33 @@ class Uplink:
         entry, grant = flight.entry, flight.grant
         if grant is None or now.monotonic_s >= flight.good_until_s:
             return self._ask_anew(flight, now, "grant expired")
+        start, length = flight.stretch
+        if not length:
+            return self._all_stored(flight, now)
+        self._bandwidth.hold(entry.frame_id, length)
         try:
-            body = self._spool.open(entry)
+            body = self._spool.open(entry, start, length)
         except Damaged as error:
+            self._bandwidth.settle(entry.frame_id, 0)
             return self._lost(entry, error)
         flight.phase = _Phase.UPLOADING
-        self._uploads.start(Upload(entry.frame_id, body, entry.size_bytes, grant.url, grant.headers))
+        url, headers = grant.url, grant.headers
+        if flight.parts is not None:
+            url, headers = flight.parts.urls[len(flight.etags)], body.integrity()
+        self._uploads.start(Upload(entry.frame_id, body, length, url, headers))
         return Worked("uploading", entry.frame_id)
 
     def _uploaded(self, answer: Answer, now: Moment) -> Outcome:
         self._spool.sent(answer.sent_bytes)
+        self._bandwidth.settle(answer.frame_id, answer.sent_bytes)
         self._store_answered(answer, now)
         flight = self._flights.get(answer.frame_id)
         if flight is None or flight.phase is not _Phase.UPLOADING:
             return Worked("late upload", answer.frame_id)
+        if answer.meaning is Meaning.STORED and flight.parts is not None:
+            return self._part_stored(flight, answer.etag, now)
         if answer.meaning in {Meaning.STORED, Meaning.EXISTS}:
-            if not self._spool.stored(answer.frame_id):
-                del self._flights[answer.frame_id]
-                return Worked("stored a frame that is gone", answer.frame_id)
-            flight.phase, flight.tries = _Phase.STORED, 0
-            return self._say_stored(flight, now)
+            return self._all_stored(flight, now)
         if answer.meaning is Meaning.REFUSED:
             flight.refusals += 1
             if flight.refusals >= _REFUSALS:
@@ -276,6 +343,28 @@ class Uplink:
         if flight.tries >= _TRIES_WHILE_OTHERS_ARE_ANSWERED:
             return self._set_back(flight, now, answer.detail)
         return Worked("upload failed", answer.frame_id)
+
+    def _part_stored(self, flight: _Flight, etag: str, now: Moment) -> Outcome:
+        assert flight.parts is not None
+        flight.etags.append(etag)
+        flight.phase, flight.deadline_s, flight.tries = _Phase.GRANTED, now.monotonic_s, 0
+        done = wire.PartsDone(flight.parts.upload_id, flight.parts.part_bytes, flight.etags)
+        if not self._spool.part_stored(flight.entry.frame_id, done):
+            del self._flights[flight.entry.frame_id]
+            return Worked("stored a part of a frame that is gone", flight.entry.frame_id)
+        return Worked("stored a part", flight.entry.frame_id)
+
+    def _all_stored(self, flight: _Flight, now: Moment) -> Outcome:
+        if not self._spool.stored(flight.entry.frame_id):
+            del self._flights[flight.entry.frame_id]
+            return Worked("stored a frame that is gone", flight.entry.frame_id)
+        flight.phase, flight.tries = _Phase.STORED, 0
+        return self._say_stored(flight, now)
+
+    def _etags(self, frame_id: str) -> list[str]:
+        """Of the parts that the store has of the upload that is granted now."""
+        entry = self._spool.entry(frame_id)
+        return [] if entry is None or entry.parts is None else entry.parts.etags
 
     def _store_answered(self, answer: Answer, now: Moment) -> None:
         if answer.meaning is not Meaning.UNAVAILABLE:
@@ -309,7 +398,8 @@ class Uplink:
                     return self._rejected(entry, "it was kept before privacy was set, so that it is not redacted")
             except Damaged as error:
                 return self._lost(entry, error)
-        flight = _Flight(entry, _Phase.OFFERED, now.monotonic_s, now.monotonic_s, entry.grant)
+        etags = [] if entry.parts is None else entry.parts.etags
+        flight = _Flight(entry, _Phase.OFFERED, now.monotonic_s, now.monotonic_s, entry.grant, etags=etags)
         self._flights[entry.frame_id] = flight
         if entry.attempts == 0 and entry.state is State.STORED and entry.grant is not None:
             flight.phase = _Phase.STORED
@@ -352,6 +442,9 @@ class Uplink:
             frame_id=entry.frame_id,
             key="" if grant is None else grant.key,
             sha256=entry.sha256,
+            parts=msgspec.UNSET
+            if flight.parts is None or not flight.etags
+            else wire.PartsDone(flight.parts.upload_id, flight.parts.part_bytes, flight.etags),
         )
         return self._request(flight, now, wire.up_topic(self._device, wire.Stored), wire.encode(stored))
 
@@ -359,7 +452,7 @@ class Uplink:
         if not self._link.publish(topic, payload):
             flight.deadline_s = now.monotonic_s + 1.0
             return Worked("line is down", flight.entry.frame_id)
-        self._spool.sent(len(payload))
+        self._said(payload)
         flight.deadline_s = now.monotonic_s + self._deadline_s(flight.tries)
         flight.tries += 1
         return Worked(f"said {flight.phase}", flight.entry.frame_id)
@@ -403,25 +496,33 @@ class Uplink:
                 flight.deadline_s, flight.tries, flight.begun_s = now.monotonic_s, 0, now.monotonic_s
 
     def _report(self, now: Moment) -> Outcome:
-        self._status_due_s = now.monotonic_s + self._status_every_s
+        self._status_due_s = now.monotonic_s + max(self._status_every_s, self._bandwidth.report_every_s)
         payload = wire.encode(self._status(now.wall, self._session))
         if self._link.publish(wire.up_topic(self._device, wire.Status), payload, retain=True):
-            self._spool.sent(len(payload))
+            self._said(payload)
         if now.monotonic_s >= self._flush_due_s:  # every report would wear a memory card
             self._flush_due_s = now.monotonic_s + _FLUSH_EVERY_S
             self._spool.flush()
         return Worked("reported")
 
+    def _said(self, payload: bytes) -> None:
+        self._spool.sent(len(payload))
+        self._bandwidth.said(len(payload))
+
     def _most_overdue(self, now: Moment) -> _Flight | None:
-        waiting = [flight for flight in self._flights.values() if flight.phase in {_Phase.OFFERED, _Phase.STORED}]
-        late = min(waiting, key=lambda flight: flight.deadline_s, default=None)
+        late = min(self._asking(), key=lambda flight: flight.deadline_s, default=None)
         return late if late is not None and late.deadline_s <= now.monotonic_s else None
+
+    def _asking(self) -> list[_Flight]:
+        """What waits for an answer, and is asked again; nothing is offered while no picture may be sent."""
+        asking = {_Phase.STORED} if self._bandwidth.refusal(1) else {_Phase.OFFERED, _Phase.STORED}
+        return [flight for flight in self._flights.values() if flight.phase in asking]
 
     def _wait_s(self, now: Moment) -> float:
         """Until the next deadline, but no longer than new frames of another process may wait to be seen."""
         if not self._link.connected:
             return _POLL_S
-        deadlines = [f.deadline_s for f in self._flights.values() if f.phase in {_Phase.OFFERED, _Phase.STORED}]
+        deadlines = [] if self._bandwidth.too_fast else [flight.deadline_s for flight in self._asking()]
         until_s = min((*deadlines, self._status_due_s)) - now.monotonic_s
         return min(_POLL_S, max(0.0, until_s))
 
@@ -434,6 +535,7 @@ class Uplink:
         while (answer := self._uploads.finished()) is not None:
             self._uploaded(answer, now)
         self._spool.flush()
+        self._bandwidth.close()
 
 
 def _lifetime_s(grant: wire.Grant, now: Moment) -> float:

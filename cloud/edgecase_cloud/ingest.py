@@ -37,7 +37,7 @@ from edgecase_cloud.label_queue import look_of
 from edgecase_cloud.pool import AUDIT
 from edgecase_cloud.repeats import Likeness
 from edgecase_cloud.services import Services
-from edgecase_cloud.store import ObjectInfo, Unreachable
+from edgecase_cloud.store import PART_BYTES, ObjectInfo, Unreachable
 from edgecase_models import wire
 from edgecase_models.fingerprint import Fingerprint
 from edgecase_models.wire import WireError
@@ -45,6 +45,8 @@ from edgecase_models.wire import WireError
 EXTENSIONS: Final = {"image/jpeg": "jpg"}
 REMEMBERED: Final = 2000
 """So many of the fleet's latest frames a new one is compared with where duplicates are declined."""
+PARTS_WAIT: Final = timedelta(days=14)
+"""So long an upload in parts may rest: a device that may send little a day needs its time."""
 _EXCERPT_BYTES: Final = 500
 _DISTRUST: Final = timedelta(minutes=10)
 
@@ -147,6 +149,8 @@ class Ingest:
                 now, "incident", outcome.frame_id, {"device": device, "reason": outcome.reason, **outcome.detail}
             )
             outcome = wire.Reject(frame_id=outcome.frame_id, reason=outcome.reason)
+        if isinstance(outcome, wire.Grant):
+            outcome = self._in_parts(outcome, now)
         return [] if outcome is None else [Reply(device, outcome)]
 
     # Offer
@@ -306,6 +310,20 @@ class Ingest:
                 expires_at = now + timedelta(seconds=lifetime_s)
                 return wire.Grant(frame_id=row.id, url=url, headers=headers, key=row.key, expires_at=expires_at)
 
+    def _in_parts(self, grant: wire.Grant, now: datetime) -> wire.Grant:
+        """The grant of a large frame lets it come in parts, too. Asked of the store, so never inside a transaction.
+
+        Uploads of the same device that nobody has gone on with for long are dropped on the occasion.
+        """
+        with self._catalogue.session() as session:
+            row = session.get_one(Frame, grant.frame_id)
+        if row.size_bytes <= PART_BYTES:
+            return grant
+        self._store.give_up_parts(f"frames/{row.device_id}/", now - PARTS_WAIT)
+        lifetime_s = self._settings.grant_s
+        parts = self._store.parts(row.key, row.size_bytes, media_type=row.media_type, expires_s=lifetime_s)
+        return msgspec.structs.replace(grant, parts=parts)
+
     def _indices(self, session: Session, names: Sequence[str]) -> dict[str, int]:
         """The indices of class names; names never seen before are appended to the table."""
         if all(name in self._class_index for name in names):
@@ -340,6 +358,8 @@ class Ingest:
         if row.delivery is not Delivery.GRANTED:
             return self._standing(row, now)
         found = self._store.head(row.key)
+        if found is None and stored.parts is not msgspec.UNSET and self._store.put_together(row.key, stored.parts):
+            found = self._store.head(row.key)
         if found is None:
             return self._standing(row, now)
         return self._write(partial(_checked, frame_id=row.id, found=found, now=now))

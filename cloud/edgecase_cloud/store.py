@@ -7,13 +7,19 @@ import contextlib
 import hashlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from datetime import datetime
 from functools import cached_property
 from threading import Lock
 from typing import Any, Final, NamedTuple
 from urllib.parse import urlsplit
 
+from edgecase_models import wire
+
 BUCKET: Final = "edgecase"
 RULE: Final = "edgecase-retention"
+PART_BYTES: Final = 8_000_000
+"""A larger object may be sent in parts of this size. S3 takes none below 5 MiB, apart from the last."""
+_CHUNK_BYTES: Final = 1 << 20
 
 
 class StoreError(RuntimeError):
@@ -103,6 +109,71 @@ class ObjectStore:
         }
         return PutGrant(url, headers)
 
+    def parts(self, key: str, size_bytes: int, *, media_type: str = "image/jpeg", expires_s: int = 900) -> wire.Parts:
+        """A grant for these many bytes under this key, in parts; one that was begun for the key goes on.
+
+        Each part takes exactly its length. What the parts are together is only known once they were put together: check it then.
+        """
+        uploads = self._uploads(key)
+        begun = [upload_id for upload_key, upload_id, _ in uploads if upload_key == key]
+        with _translated(key):
+            upload_id = (
+                begun[0]
+                if begun
+                else self._client.create_multipart_upload(Bucket=self.bucket, Key=key, ContentType=media_type)[
+                    "UploadId"
+                ]
+            )
+        lengths = [min(PART_BYTES, size_bytes - start) for start in range(0, size_bytes, PART_BYTES)]
+        urls = [
+            self._client.generate_presigned_url(
+                "upload_part",
+                Params={
+                    "Bucket": self.bucket,
+                    "Key": key,
+                    "UploadId": upload_id,
+                    "PartNumber": number,
+                    "ContentLength": length,
+                },
+                ExpiresIn=expires_s,
+            )
+            for number, length in enumerate(lengths, 1)
+        ]
+        return wire.Parts(upload_id, PART_BYTES, urls)
+
+    def put_together(self, key: str, done: wire.PartsDone) -> bool:
+        """Make one object of its parts; False where they are not there, and then the upload is given up, so that another begins."""
+        parts = [{"PartNumber": number, "ETag": etag} for number, etag in enumerate(done.etags, 1)]
+        try:
+            with _translated(key):
+                self._client.complete_multipart_upload(
+                    Bucket=self.bucket, Key=key, UploadId=done.upload_id, MultipartUpload={"Parts": parts}
+                )
+        except (NotFound, Refused):
+            self._give_up(key, done.upload_id)
+            return False
+        return True
+
+    def give_up_parts(self, prefix: str, before: datetime) -> int:
+        """Drop uploads in parts that were begun before then and never came to an end; how many."""
+        stale = [(key, upload_id) for key, upload_id, begun_at in self._uploads(prefix) if begun_at < before]
+        for key, upload_id in stale:
+            self._give_up(key, upload_id)
+        return len(stale)
+
+    def _uploads(self, prefix: str) -> list[tuple[str, str, datetime]]:
+        """Uploads in parts that go on under `prefix`, the oldest of a key first: key, id, when it was begun."""
+        found = []
+        with _translated(prefix):
+            paginator = self._client.get_paginator("list_multipart_uploads")
+            for answer in paginator.paginate(Bucket=self.bucket, Prefix=prefix):
+                found += [(each["Key"], each["UploadId"], each["Initiated"]) for each in answer.get("Uploads", [])]
+        return sorted(found, key=lambda each: each[2])
+
+    def _give_up(self, key: str, upload_id: str) -> None:
+        with contextlib.suppress(NotFound, Refused), _translated(key):
+            self._client.abort_multipart_upload(Bucket=self.bucket, Key=key, UploadId=upload_id)
+
     def presign_get(self, key: str, *, expires_s: int = 900) -> str:
         """A URL that anyone may read this object from until it expires. Needs no connection."""
         url: str = self._client.generate_presigned_url(
@@ -111,14 +182,18 @@ class ObjectStore:
         return url
 
     def head(self, key: str) -> ObjectInfo | None:
-        """What lies under `key`, or None. Where the store keeps no SHA-256 the object is read to compute it."""
+        """What lies under `key`, or None. Where the store keeps no SHA-256 of the whole the object is read to compute it.
+
+        The checksum of what was put together from parts is one of the parts' checksums (`COMPOSITE`), and tells nothing of the whole.
+        """
         try:
             with _translated(key):
                 answer = self._client.head_object(Bucket=self.bucket, Key=key, ChecksumMode="ENABLED")
         except NotFound:
             return None
-        checksum = answer.get("ChecksumSHA256")
-        sha256 = base64.b64decode(checksum).hex() if checksum else hashlib.sha256(self.get(key)).hexdigest()
+        checksum = answer.get("ChecksumSHA256", "")
+        whole = checksum and "-" not in checksum and answer.get("ChecksumType") != "COMPOSITE"
+        sha256 = base64.b64decode(checksum).hex() if whole else self._sha256(key)
         return ObjectInfo(key, answer["ContentLength"], sha256)
 
     def get(self, key: str) -> bytes:
@@ -126,6 +201,13 @@ class ObjectStore:
         with _translated(key):
             content: bytes = self._client.get_object(Bucket=self.bucket, Key=key)["Body"].read()
             return content
+
+    def _sha256(self, key: str) -> str:
+        digest = hashlib.sha256()
+        with _translated(key):
+            for chunk in self._client.get_object(Bucket=self.bucket, Key=key)["Body"].iter_chunks(_CHUNK_BYTES):
+                digest.update(chunk)
+        return digest.hexdigest()
 
     def put(self, key: str, content: bytes, *, media_type: str = "application/octet-stream") -> ObjectInfo:
         """Put bytes under `key`, in place of what was there; the store checks them on arrival."""

@@ -20,6 +20,7 @@ MAX_PAYLOAD_BYTES: Final = 100_000
 MAX_BOXES: Final = 300
 MAX_FEATURES: Final = 256
 MAX_FEATURE_SCALE: Final = 1e6
+MAX_PARTS: Final = 16
 
 T = TypeVar("T")
 
@@ -30,6 +31,8 @@ FrameId = Annotated[str, Meta(pattern=r"^[0-9a-f]{32}\Z")]
 Digest = Annotated[str, Meta(pattern=r"^[0-9a-f]{64}\Z")]
 Count = Annotated[int, Meta(ge=0, le=2**53)]
 Text = Annotated[str, Meta(max_length=200)]
+UploadId = Annotated[str, Meta(min_length=1, max_length=1024)]
+PartBytes = Annotated[int, Meta(ge=1, le=64_000_000)]
 
 
 class WireError(ValueError):
@@ -151,14 +154,33 @@ class Offer(Message, frozen=True, kw_only=True, tag="offer"):
     recorded: bool | UnsetType = UNSET
 
 
+class Parts(msgspec.Struct, frozen=True):
+    """How a large frame may be sent in parts of `part_bytes`, the last one shorter: part i by a PUT to `urls[i]`, in any order, each again
+    if need be. A grant for the same `upload_id` goes on from the parts that are there.
+    """
+
+    upload_id: UploadId
+    part_bytes: PartBytes
+    urls: Annotated[list[Annotated[str, Meta(max_length=4096)]], Meta(min_length=1, max_length=MAX_PARTS)]
+
+
+class PartsDone(msgspec.Struct, frozen=True):
+    """The parts that the store has taken, from the first on: the ETag of each, as the store gave it."""
+
+    upload_id: UploadId
+    part_bytes: PartBytes
+    etags: Annotated[list[Annotated[str, Meta(max_length=200)]], Meta(max_length=MAX_PARTS)] = []
+
+
 class Grant(Message, frozen=True, kw_only=True, tag="grant"):
-    """Cloud -> device: PUT the frame to `url` with exactly these headers, before `expires_at`."""
+    """Cloud -> device: PUT the frame to `url` with exactly these headers, before `expires_at`; or, where `parts` is given, in parts."""
 
     frame_id: FrameId
     url: Annotated[str, Meta(max_length=4096)]
     headers: dict[str, str]
     key: Annotated[str, Meta(max_length=1024)]
     expires_at: datetime
+    parts: Parts | UnsetType = UNSET
 
 
 class Decline(Message, frozen=True, kw_only=True, tag="decline"):
@@ -169,12 +191,16 @@ class Decline(Message, frozen=True, kw_only=True, tag="decline"):
 
 
 class Stored(Message, frozen=True, kw_only=True, tag="stored"):
-    """Device -> cloud: the store answered the PUT. Not a receipt: the cloud checks the object first."""
+    """Device -> cloud: the store answered the PUT. Not a receipt: the cloud checks the object first.
+
+    `parts`: the frame went in parts, and all are there; the cloud puts them together.
+    """
 
     device: DeviceId
     frame_id: FrameId
     key: Annotated[str, Meta(max_length=1024)]
     sha256: Digest
+    parts: PartsDone | UnsetType = UNSET
 
 
 class Ack(Message, frozen=True, kw_only=True, tag="ack"):
@@ -217,6 +243,8 @@ class Status(Message, frozen=True, kw_only=True, tag="status"):
     `policy_digest`: the policy in force, be it the device's own or one over the air. `policy_problem`: why the one over the air is not.
     `run` names the process that speaks, at random, `monotonic_ns` is its clock since the boot `boot_id`: two runs that are alive at once
     are two devices with one identity. A last will has none of the three.
+    `waits_for`: what pictures wait for (a window, a budget), left out while nothing holds them up. `last_event`: the newest event of the
+    spool, as a frame that was evicted, rejected or lost.
     """
 
     device: DeviceId
@@ -238,6 +266,8 @@ class Status(Message, frozen=True, kw_only=True, tag="status"):
     run: Text | UnsetType = UNSET
     boot_id: Text | UnsetType = UNSET
     monotonic_ns: Count | UnsetType = UNSET
+    waits_for: Text | UnsetType = UNSET
+    last_event: Text | UnsetType = UNSET
 
 
 class Poke(Message, frozen=True, kw_only=True, tag="poke"):

@@ -449,8 +449,10 @@ def test_the_search_finds_what_leaks_where_nothing_is_redacted(site: Site) -> No
     assert (kept.status.privacy, kept.status.privacy_failure) == ("off", ""), "whatever an earlier run did"
     assert all(meta.redaction is UNSET for _, meta in kept.frames.values())
     found = site.traces(kept)
-    assert {"descriptions"} < found
     assert any(name.endswith(".jpg") for name in found)
+    files = b"".join(path.read_bytes() for path in (kept.data / "spool" / "frames").glob("*.jpg"))
+    shown = [mark for picture in site.pictures for name, mark in marks(picture).items() if "thumbnail, base64" in name]
+    assert any(mark in files for mark in shown), "in the description behind a picture"
 
 
 BY_THE_MODEL = 'classes = ["green"]'

@@ -178,6 +178,11 @@ def test_an_unknown_variable_is_named_with_the_nearest_known_one(
             "[source]\nuri = 3\n[model]\nbundle = 'x'",
             '"source.uri" in agent.toml: input should be a valid string, not 3',
         ),
+        (LEAST + '[uplink]\nwindows = ["22-6"]', '"22-6" is no stretch of a day; write it as in "22:00-06:00"'),
+        (
+            LEAST + "[uplink]\nmetered_bytes_per_day = 5",
+            "metered_bytes_per_day must be 0 or at least 10000000, as much as one request",
+        ),
         (
             LEAST + "[uplink]\nin_flight = 0",
             '"uplink.in_flight" in agent.toml: input should be greater than or equal to 1, not 0',

@@ -6,6 +6,7 @@ import os
 import random
 import shutil
 import signal
+import sqlite3
 import subprocess
 import sys
 import tempfile
@@ -19,10 +20,10 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from edgecase_agent import spool_open
+from edgecase_agent import durable, spool_open
 from edgecase_agent.frames import boot_id, new_frame_id
 from edgecase_agent.spool import Damaged, DiskFull, Put, Spool, SpoolError
-from edgecase_agent.spool_rows import ENDS, LIVE, MOVES, State
+from edgecase_agent.spool_rows import ENDS, LIVE_STATES, MOVES, Entry, State
 from edgecase_models import wire
 from support.frames import a_meta, a_picture
 from support.wait import until
@@ -144,8 +145,8 @@ def test_the_accounts_and_the_grant_outlive_the_process(tmp_path: Path) -> None:
 
 def test_every_state_is_an_end_or_can_reach_one_and_nothing_leaves_an_end() -> None:
     assert set(MOVES) == set(State)
-    assert set(LIVE) | set(ENDS) == set(State)
-    for state in LIVE:
+    assert set(LIVE_STATES) | set(ENDS) == set(State)
+    for state in LIVE_STATES:
         assert State.LOST_LOCAL in MOVES[state]
     assert State.EVICTED not in MOVES[State.GRANTED] | MOVES[State.STORED], "a frame on its way is not evicted"
     assert State.ACKNOWLEDGED not in MOVES[State.SPOOLED], "a frame that was never offered cannot be acknowledged"
@@ -156,7 +157,7 @@ STEPS = st.lists(
     st.one_of(
         st.tuples(st.just("put"), st.integers(1, 4000), st.floats(0, 1)),
         st.tuples(st.sampled_from(MOVE_NAMES), st.integers(0, 30), st.just(0.0)),
-        st.tuples(st.sampled_from(("reopen", "look", "damage")), st.integers(0, 30), st.just(0.0)),
+        st.tuples(st.sampled_from(("reopen", "look", "damage", "rot")), st.integers(0, 30), st.just(0.0)),
     ),
     max_size=40,
 )
@@ -164,7 +165,7 @@ STEPS = st.lists(
 
 @settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(steps=STEPS)
-def test_the_balance_holds_after_any_sequence_of_puts_moves_restarts_and_lost_files(
+def test_the_balance_holds_after_any_sequence_of_puts_moves_restarts_lost_files_and_damaged_rows(
     steps: list[tuple[str, int, float]],
 ) -> None:
     in_memory = "/dev/shm" if os.access("/dev/shm", os.W_OK) else None
@@ -179,7 +180,11 @@ def test_the_balance_holds_after_any_sequence_of_puts_moves_restarts_and_lost_fi
                 spool.put(a_picture(number, number), meta)
                 ids.append(meta.frame_id)
                 model["kept"] += 1
-            elif step == "reopen":
+            elif step in {"reopen", "rot"}:
+                if step == "rot" and ids:
+                    spool._connection.execute(
+                        "UPDATE frames SET score = score - 1 WHERE id = ?", (ids[number % len(ids)],)
+                    )
                 spool.close()
                 spool = Spool(folder, quota_bytes=8_000, putting=True, ballast_bytes=0)
             elif step == "damage" and ids:
@@ -201,11 +206,7 @@ def test_the_balance_holds_after_any_sequence_of_puts_moves_restarts_and_lost_fi
         spool.close()
         with Spool(folder, quota_bytes=8_000, putting=True, ballast_bytes=0) as last:
             assert last.balance().holds
-            assert len(last.due(100, 0)) == last.balance().spooled == len(files(folder)) - len(set_aside(last, folder))
-
-
-def set_aside(spool: Spool, folder: Path) -> set[str]:
-    return files(folder) - {f"{entry.frame_id}.jpg" for entry in spool.due(1000, 0)}
+            assert len(last.due(100, 0)) == last.balance().spooled == len(files(folder))
 
 
 # ---- quota, floor, full disk ---------------------------------------------------------------------------------------
@@ -257,11 +258,55 @@ def test_what_was_rejected_is_set_aside_and_makes_room_before_any_waiting_frame(
         refused, waiting = kept(spool, 0.9, 1000), kept(spool, 0.1, 1000)
         spool.offered(refused)
         spool.rejected(refused, "unknown class")
-        assert f"{refused}.jpg" in files(tmp_path)
+        assert (tmp_path / "aside" / f"{refused}.jpg").exists()
         assert [entry.frame_id for entry in spool.due(9, 0)] == [waiting]
         assert spool.put(a_picture(3, 1000), a_meta(0.05)).displaced == (refused,)
-        assert f"{refused}.jpg" not in files(tmp_path)
+        assert not (tmp_path / "aside" / f"{refused}.jpg").exists()
         assert spool.balance() == wire.Balance(kept=3, offered=1, rejected=1, spooled=2)
+
+
+def picked(strategy: str, score: float) -> dict[str, object]:
+    return {"score": score, "reasons": [wire.Reason(strategy, score, 0.0)]}
+
+
+def triggers(spool: Spool) -> Counter[str]:
+    return Counter(spool.meta(entry).reasons[0].strategy for entry in spool.due(1000, 0))
+
+
+def test_a_flood_of_one_trigger_leaves_the_last_few_of_each_other(tmp_path: Path) -> None:
+    with Spool(tmp_path, quota_bytes=10_000, putting=True, keep_per_trigger=2) as spool:
+        for strategy, score in (("audit", 0.0), ("audit", 0.1), ("audit", 0.2), ("campaign:night", 0.3)):
+            kept(spool, size_bytes=1000, **picked(strategy, score))
+        for number in range(30):
+            assert spool.put(a_picture(number, 1000), a_meta(**picked("ede", 0.5 + number / 100))).outcome is Put.KEPT
+        assert triggers(spool) == {"audit": 2, "campaign:night": 1, "ede": 7}
+        assert min(entry.score for entry in spool.due(9, 0) if entry.score > 0.4) == pytest.approx(0.73)
+        assert spool.balance().holds
+        assert spool.balance().evicted == 24
+
+
+def test_the_first_of_a_rare_trigger_finds_room_whatever_it_is_worth_and_the_next_must_be_worth_it(
+    tmp_path: Path,
+) -> None:
+    with Spool(tmp_path, quota_bytes=5000, putting=True, keep_per_trigger=2) as spool:
+        for number in range(5):
+            kept(spool, size_bytes=1000, **picked("ede", 0.5 + number / 100))
+        assert spool.put(a_picture(0, 1000), a_meta(**picked("audit", 0.0))).outcome is Put.KEPT
+        assert spool.put(a_picture(1, 1000), a_meta(**picked("audit", 0.1))).outcome is Put.KEPT
+        assert spool.put(a_picture(2, 1000), a_meta(**picked("audit", 0.05))).outcome is Put.KEPT, "in its own's place"
+        assert spool.put(a_picture(3, 1000), a_meta(**picked("audit", 0.0))).outcome is Put.EVICTED
+        assert triggers(spool) == {"audit": 2, "ede": 3}
+        assert sorted(entry.score for entry in spool.due(9, 0) if entry.score < 0.4) == [0.05, 0.1]
+
+
+def test_what_only_went_beside_a_pick_is_never_spared(tmp_path: Path) -> None:
+    with Spool(tmp_path, quota_bytes=3000, putting=True, keep_per_trigger=2) as spool:
+        pick = kept(spool, size_bytes=1000, **picked("ede", 0.9))
+        for _ in range(2):
+            kept(spool, size_bytes=1000, priority=-1, context_of=pick, **picked("context", 0.0))
+        for score in (0.1, 0.2):
+            kept(spool, size_bytes=1000, **picked("ede", score))
+        assert triggers(spool) == {"ede": 3}
 
 
 def test_below_the_floor_of_free_disk_the_spool_stops_growing_but_keeps_the_best(tmp_path: Path) -> None:
@@ -392,12 +437,132 @@ def test_a_flipped_bit_in_a_file_is_found_before_it_is_sent(spool: Spool, tmp_pa
     assert spool.balance() == wire.Balance(kept=1, lost_local=1)
 
 
-def test_a_flipped_bit_in_a_row_is_found_before_it_is_sent(spool: Spool) -> None:
-    kept(spool)
+def test_a_flipped_bit_in_the_description_behind_a_picture_is_found_before_it_is_sent(
+    spool: Spool, tmp_path: Path
+) -> None:
+    frame_id = kept(spool)
+    path = tmp_path / "spool" / "frames" / f"{frame_id}.jpg"
+    path.write_bytes(path.read_bytes().replace(b'"front"', b'"frant"'))
     [entry] = spool.due(1, 0)
-    spool._connection.execute("UPDATE descriptions SET meta_json = CAST(replace(meta_json, 'front', 'frant') AS BLOB)")
-    with pytest.raises(Damaged, match="row in the spool is damaged"):
+    with pytest.raises(Damaged, match="its description is not what was written"):
         spool.meta(entry)
+
+
+FLIPS = {
+    "id": "replace(id, substr(id, 1, 1), CASE substr(id, 1, 1) WHEN 'f' THEN 'e' ELSE 'f' END)",
+    "sha256": "'0' || substr(sha256, 2) || 'x'",
+    "size_bytes": "size_bytes + 1",
+    "priority": "priority + 1024",
+    "score": "-score",
+    "picked_by": "picked_by || '!'",
+    "state": "'granded'",
+    "was_offered": "1 - was_offered",
+    "was_uploaded": "1 - was_uploaded",
+    "grant_json": "CAST(replace(grant_json, 'k/', 'l/') AS BLOB)",
+    "checksum": "checksum + 1",
+}
+
+
+@pytest.mark.parametrize("column", FLIPS)
+def test_a_damaged_row_is_found_whichever_column_it_hits_and_costs_no_frame(tmp_path: Path, column: str) -> None:
+    with Spool(tmp_path, QUOTA_BYTES, putting=True) as spool:
+        done, hit, other = kept(spool), kept(spool), kept(spool)
+        for frame_id in (done, hit):
+            spool.offered(frame_id)
+            spool.granted(frame_id, a_grant(frame_id))
+        spool.acknowledged(done)
+        spool._connection.execute(f"UPDATE frames SET {column} = {FLIPS[column]} WHERE id = ?", (hit,))
+        if column != "state":
+            with pytest.raises(durable.StorageFailed, match="builds it anew"):
+                spool.due(9, 0)
+    with Spool(tmp_path, QUOTA_BYTES, putting=True) as spool:
+        balance = spool.balance()
+        assert (balance.kept, balance.acknowledged, balance.spooled, balance.lost_local) == (3, 1, 2, 0)
+        assert balance.acknowledged <= balance.uploaded <= balance.offered <= balance.kept
+        assert {entry.frame_id for entry in sent_whole(spool)} == {hit, other}
+        assert spool.events()[0].kind == "rebuilt"
+    assert (tmp_path / "spool.db.damaged").exists()
+
+
+@pytest.mark.parametrize("name", ["kept", "acknowledged", "evicted", "bytes"])
+def test_a_damaged_counter_follows_from_the_others(tmp_path: Path, name: str) -> None:
+    with Spool(tmp_path, quota_bytes=3000, putting=True) as spool:
+        frames = [kept(spool, 0.5 + number / 100, 1000) for number in range(4)]
+        spool.offered(frames[3])
+        spool.acknowledged(frames[3])
+        before = spool.balance(), spool.bytes_on_disk
+        spool._connection.execute("UPDATE counters SET value = value + 65536 WHERE name = ?", (name,))
+    with Spool(tmp_path, quota_bytes=3000, putting=True) as spool:
+        assert (spool.balance(), spool.bytes_on_disk) == before
+        assert spool.events()[0].kind == "rebuilt"
+
+
+def sent_whole(spool: Spool) -> list[Entry]:
+    """What is due, once it was found whole."""
+    entries = spool.due(1000, 0)
+    for entry in entries:
+        spool.meta(entry)
+        with spool.open(entry) as file:
+            assert len(file.read()) == entry.size_bytes
+    return entries
+
+
+def worked_off(folder: Path) -> wire.Balance:
+    """Start as often as damage makes it end, and deliver everything that waits."""
+    for _ in range(4):
+        try:
+            with Spool(folder, QUOTA_BYTES, putting=True, ballast_bytes=0) as spool:
+                for entry in sent_whole(spool):
+                    assert spool.offered(entry.frame_id)
+                    assert spool.acknowledged(entry.frame_id)
+                spool.flush()
+                return spool.balance()
+        except durable.StorageFailed:
+            continue
+    raise AssertionError("no start put it right")
+
+
+@pytest.mark.parametrize("kind", ["spool.db", "spool.db-wal"])
+def test_one_flipped_byte_anywhere_in_the_database_or_its_log_costs_no_frame(memory_path: Path, kind: str) -> None:
+    """Killed, so that the write-ahead log is still there; of each hundred bytes of the file one or so is hit."""
+    original = memory_path / "original"
+    script = PUTTER.replace("while True:", "while number < 12:") + "\nimport os; os.kill(os.getpid(), 9)"
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join([str(Path(__file__).parents[1]), *sys.path])}
+    subprocess.run(
+        [sys.executable, "-c", script, original, "1000000"], env=environment, check=False, stdout=subprocess.DEVNULL
+    )
+    if kind == "spool.db":
+        connection = sqlite3.connect(original / kind)
+        connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+        connection.close()
+    content = (original / kind).read_bytes()
+    assert len(content) > 10_000
+    chance = random.Random(11)
+    for number in range(40):
+        folder = memory_path / str(number)
+        shutil.copytree(original, folder)
+        position = chance.randrange(len(content))
+        hit = bytearray(content)
+        hit[position] ^= 1 << chance.randrange(8)
+        (folder / kind).write_bytes(hit)
+        balance = worked_off(folder)
+        assert balance.holds, position
+        assert (balance.acknowledged, balance.spooled, balance.lost_local) == (12, 0, 0), position
+        shutil.rmtree(folder)
+
+
+def test_a_database_that_is_taken_away_from_a_running_spool_is_noticed_at_the_next_write(tmp_path: Path) -> None:
+    with Spool(tmp_path, QUOTA_BYTES, putting=True) as spool:
+        first = kept(spool)
+        for path in tmp_path.glob("spool.db*"):
+            path.unlink()
+        with pytest.raises(durable.StorageFailed, match="taken away"):
+            spool.put(a_picture(), a_meta())
+        with pytest.raises(durable.StorageFailed, match="taken away"):
+            spool.offered(first)
+    with Spool(tmp_path, QUOTA_BYTES, putting=True) as spool:
+        assert first in {entry.frame_id for entry in sent_whole(spool)}
+        assert spool.balance().holds
 
 
 def test_a_start_counts_frames_whose_file_is_gone_or_short_as_lost_and_says_so(tmp_path: Path) -> None:
@@ -415,28 +580,89 @@ def test_a_start_counts_frames_whose_file_is_gone_or_short_as_lost_and_says_so(t
         assert [entry.frame_id for entry in spool.due(9, 0)] == [whole]
 
 
-def test_a_start_removes_files_that_never_became_frames(tmp_path: Path) -> None:
+def test_a_start_removes_half_written_files_keeps_whole_ones_without_a_row_and_sets_aside_what_it_cannot_read(
+    tmp_path: Path,
+) -> None:
     with Spool(tmp_path, QUOTA_BYTES, putting=True) as spool:
-        frame_id = kept(spool)
+        frame_id, orphan = kept(spool), kept(spool)
+        spool._connection.execute("DELETE FROM frames WHERE id = ?", (orphan,))
+        spool._connection.execute(
+            "UPDATE counters SET value = 1, checksum = count_checksum('kept', 1) WHERE name = 'kept'"
+        )
     (tmp_path / "frames" / f"{new_frame_id()}.jpg.part").write_bytes(b"half")
-    (tmp_path / "frames" / f"{new_frame_id()}.jpg").write_bytes(b"no row")
+    (tmp_path / "frames" / f"{(torn := new_frame_id())}.jpg").write_bytes(b"no frame")
+    (tmp_path / "frames" / "notes.txt").write_text("somebody else's")
     with Spool(tmp_path, QUOTA_BYTES, putting=True) as spool:
-        assert spool.swept.leftovers == 2
-        assert files(tmp_path) == {f"{frame_id}.jpg"}
+        assert (spool.swept.leftovers, spool.swept.found_again, spool.swept.lost) == (1, 1, 1)
+        assert files(tmp_path) == {f"{frame_id}.jpg", f"{orphan}.jpg", "notes.txt"}
+        assert (tmp_path / "aside" / f"{torn}.jpg").exists()
+        assert spool.balance() == wire.Balance(kept=3, spooled=2, lost_local=1)
+        assert {entry.frame_id for entry in sent_whole(spool)} == {frame_id, orphan}
 
 
-@pytest.mark.parametrize("fate", ["deleted", "overwritten"])
-def test_a_database_that_is_gone_or_none_is_never_mistaken_for_an_empty_spool(tmp_path: Path, fate: str) -> None:
+@pytest.mark.parametrize("fate", ["deleted", "overwritten", "torn"])
+def test_a_database_that_is_gone_or_none_costs_no_frame(tmp_path: Path, fate: str) -> None:
     with Spool(tmp_path, QUOTA_BYTES, putting=True) as spool:
-        kept(spool), kept(spool)
-    for path in tmp_path.glob("spool.db*"):
-        path.unlink()
+        waiting, refused = kept(spool, 0.7, priority=3), kept(spool)
+        spool.offered(refused)
+        spool.rejected(refused, "unknown class")
+        meta = spool.meta(spool.due(1, 0)[0])
+    if fate == "torn":
+        os.truncate(tmp_path / "spool.db", 5000)
+    else:
+        for path in tmp_path.glob("spool.db*"):
+            path.unlink()
     if fate == "overwritten":
         (tmp_path / "spool.db").write_bytes(b"this is not a database, but it is long enough to be taken for one" * 20)
     with Spool(tmp_path, QUOTA_BYTES, putting=True) as spool:
-        assert spool.balance() == wire.Balance(kept=2, lost_local=2)
-        assert len(files(tmp_path)) == 2, "the files stay, to be looked at"
+        assert spool.balance() == wire.Balance(kept=2, spooled=1, lost_local=1), "what became of the other is not known"
+        [entry] = sent_whole(spool)
+        assert (entry.frame_id, entry.priority, entry.score) == (waiting, 3, 0.7)
+        assert spool.meta(entry) == meta
+        assert (tmp_path / "aside" / f"{refused}.jpg").exists(), "it stays, to be looked at"
         assert spool.put(a_picture(), a_meta()).outcome is Put.KEPT
+        assert spool.bytes_on_disk == 1500
+    with Spool(tmp_path, QUOTA_BYTES, putting=True) as spool:
+        assert spool.balance() == wire.Balance(kept=3, spooled=2, lost_local=1)
+
+
+def test_a_rebuilding_that_is_killed_at_its_end_is_finished_by_the_next_start(tmp_path: Path) -> None:
+    with Spool(tmp_path, QUOTA_BYTES, putting=True) as spool:
+        frame_id = kept(spool)
+    (tmp_path / "spool.db").replace(tmp_path / "spool.db.new")
+    (tmp_path / "spool.db").write_bytes(b"the damaged one")
+    with Spool(tmp_path, QUOTA_BYTES, putting=True) as spool:
+        assert [entry.frame_id for entry in sent_whole(spool)] == [frame_id]
+        assert spool.balance() == wire.Balance(kept=1, spooled=1)
+
+
+def test_an_fsync_that_fails_ends_the_process_loudly_and_nothing_is_called_kept(tmp_path: Path) -> None:
+    """The errors are injected into the real system calls, by strace, from a random moment on."""
+    if shutil.which("strace") is None:
+        pytest.skip("the errors are injected by strace")
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join([str(Path(__file__).parents[1]), *sys.path])}
+    for number, (call, first) in enumerate((("fsync", 15), ("fdatasync", 30))):
+        folder = tmp_path / str(number)
+        command = ["strace", "-f", "-o", str(tmp_path / "trace"), "-e", f"trace={call}"]
+        command += [
+            "-e",
+            f"inject={call}:error=EIO:when={first}+",
+            sys.executable,
+            "-c",
+            PUTTER,
+            str(folder),
+            "1000000",
+        ]
+        ended = subprocess.run(command, env=environment, check=False, capture_output=True, text=True, timeout=60)
+        if "ptrace" in ended.stderr:
+            pytest.skip("no process may be traced here")
+        assert ended.returncode == 1, ended.stderr
+        assert "StorageFailed" in ended.stderr, call
+        told = {line.split()[1] for line in ended.stdout.splitlines() if line.startswith("kept")}
+        with Spool(folder, QUOTA_BYTES, putting=True) as spool:
+            assert told <= {entry.frame_id for entry in sent_whole(spool)}
+            assert len(told) <= spool.balance().kept <= len(told) + 1
+            assert spool.balance().holds
 
 
 # ---- durability settings, processes --------------------------------------------------------------------------------
@@ -530,7 +756,7 @@ def test_no_frame_that_put_called_kept_is_lost_when_the_process_is_killed_at_any
     tmp_path: Path, quota_bytes: int
 ) -> None:
     chance = random.Random(quota_bytes)
-    environment = os.environ | {"PYTHONPATH": str(Path(__file__).parents[1])}
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join([str(Path(__file__).parents[1]), *sys.path])}
     kept_ids: set[str] = set()
     gone: set[str] = set()
     lines = 0
@@ -562,9 +788,9 @@ def test_no_frame_that_put_called_kept_is_lost_when_the_process_is_killed_at_any
             spool.open(entry).close()
             spool.meta(entry)
         evicted = {event.frame_id for event in spool.events(100_000) if event.kind == "evicted"}
-        assert lines > 20
+        assert lines > 10
         assert balance.holds
-        assert balance.lost_local == 0
+        assert balance.lost_local == 0, spool.events()
         assert kept_ids <= waiting | evicted, "a frame called kept is there, or was evicted by a counted event"
         assert not waiting & gone
         assert lines <= balance.kept <= lines + 6, "at most the one put of each kill is kept without having been told"
@@ -594,7 +820,7 @@ def test_no_frame_that_put_called_kept_is_lost_or_torn_when_the_power_is_cut(
     """The writer is stopped and the disk copied as it is at that moment: what was not synced is not in the copy."""
     image, folder = disk_image
     chance = random.Random(9)
-    environment = os.environ | {"PYTHONPATH": str(Path(__file__).parents[1])}
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join([str(Path(__file__).parents[1]), *sys.path])}
     putter = subprocess.Popen(
         [sys.executable, "-c", PUTTER, folder / "spool", "20000000"], stdout=subprocess.PIPE, env=environment, text=True
     )

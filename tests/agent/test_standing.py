@@ -56,6 +56,16 @@ def test_all_that_was_counted_is_told_and_no_more_than_that() -> None:
     assert "telemetry" not in dict(standing(watched()))
 
 
+def test_what_pictures_wait_for_is_told_and_is_no_problem() -> None:
+    report = UplinkReport(at=NOW, pid=1, connected=True, in_flight=2, waits_for="the upload window that opens at 22:00")
+    said = standing(uplink=report)
+    assert (
+        dict(said)["uplink"]
+        == "connected, 2 frames on the way; pictures wait for the upload window that opens at 22:00"
+    )
+    assert PROBLEM not in dict(said)
+
+
 def test_what_wants_a_person_is_a_problem_each() -> None:
     status = watched(
         model_failure="bundle x: torn",

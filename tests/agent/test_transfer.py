@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import io
 import socket
 import threading
@@ -10,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from edgecase_agent.bandwidth import Pace
 from edgecase_agent.transfer import Answer, HttpStore, Meaning, Transfers, Upload, meaning_of
 from support.store import EARLY, RESET, SILENT, Store
 from support.wait import until
@@ -112,6 +114,18 @@ def test_no_refusal_is_taken_for_success_and_no_passing_trouble_for_a_refusal(
     status: int, code: str, meaning: Meaning
 ) -> None:
     assert meaning_of(status, code) is meaning
+
+
+def test_what_is_sent_goes_at_the_pace_that_is_set_and_arrives_whole(store: Store) -> None:
+    slept: list[float] = []
+    paced = HttpStore(connect_s=2, answer_s=1, pace=Pace(100_000, lambda: 0.0, slept.append))
+    answer = paced.put(an_upload(store))
+    assert (answer.meaning, answer.sent_bytes, store.objects["k"] == BODY) == (Meaning.STORED, len(BODY), True)
+    assert max(slept) == pytest.approx(len(BODY) / 100_000 - 1, rel=0.05), "the clock of this test stands still"
+
+
+def test_the_stores_name_for_what_it_took_is_told(store: Store, http: HttpStore) -> None:
+    assert http.put(an_upload(store)).etag == f'"{hashlib.md5(BODY).hexdigest()}"'
 
 
 # ---- several at once -----------------------------------------------------------------------------------------------

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-import sqlite3
+import base64
+import hashlib
 import threading
 from collections import Counter
 from collections.abc import Callable, Iterator
@@ -13,10 +14,15 @@ from random import Random
 
 import msgspec
 import pytest
+import structlog
 
+from edgecase_agent import spool_rows
+from edgecase_agent.allowance import Allowance, Limits
+from edgecase_agent.bandwidth import Bandwidth, Window
 from edgecase_agent.frames import new_frame_id
 from edgecase_agent.mqtt import Login, MqttLink
 from edgecase_agent.spool import Spool
+from edgecase_agent.spool_rows import State
 from edgecase_agent.transfer import Answer, HttpStore, Meaning, Transfers, Upload
 from edgecase_agent.uplink import Idle, Moment, Uplink
 from edgecase_models import wire
@@ -159,8 +165,8 @@ def test_where_frames_are_redacted_one_that_was_kept_before_is_set_aside_and_nev
     grant = bench.cloud(bench.spool.meta(bench.spool.entry(half_way)).offer(DEVICE, "a" * 64, 1))  # type: ignore[arg-type]
     bench.spool.offered(half_way)
     bench.spool.granted(half_way, grant)  # type: ignore[arg-type]
-    with sqlite3.connect(memory_path / "spool.db") as db:
-        db.execute("UPDATE descriptions SET checksum = 0 WHERE id = ?", (torn,))
+    file = memory_path / "frames" / f"{torn}.jpg"
+    file.write_bytes(file.read_bytes().replace(b'"front"', b'"frant"'))
     bench.run(5)
     assert bench.sent(wire.Offer) == {after: 1}
     assert [upload.frame_id for upload in bench.porter.started] == [after]
@@ -411,10 +417,10 @@ def test_an_object_that_the_cloud_lost_is_uploaded_again(bench: Bench) -> None:
 def test_a_damaged_frame_is_counted_lost_and_the_others_are_delivered(bench: Bench) -> None:
     flipped, gone, good = bench.keep(0.9), bench.keep(0.8), bench.keep(0.7)
     path = bench.folder / "frames" / f"{flipped}.jpg"
-    path.write_bytes(path.read_bytes()[:-1] + b"!")
+    path.write_bytes(b"!" + path.read_bytes()[1:])
     (bench.folder / "frames" / f"{gone}.jpg").unlink()
     work(bench.uplink, bench.clock)
-    assert bench.spool.balance() == wire.Balance(kept=3, offered=3, uploaded=1, acknowledged=1, lost_local=2)
+    assert bench.spool.balance() == wire.Balance(kept=3, offered=2, uploaded=1, acknowledged=1, lost_local=2)
     assert bench.sent(wire.Stored) == {good: 1}
 
 
@@ -465,7 +471,7 @@ def test_a_frame_evicted_while_it_was_offered_is_forgotten(memory_path: Path) ->
     frame_id = bench.keep()
     work(bench.uplink, bench.clock)
     with bench.spool._transaction() as db:
-        db.execute("UPDATE frames SET state = 'evicted', on_disk = 0 WHERE id = ?", (frame_id,))
+        spool_rows.move(db, frame_id, State.EVICTED)
     bench.answers = True
     bench.run(10)
     assert bench.uplink.in_flight == 0
@@ -475,6 +481,227 @@ def test_a_frame_evicted_while_it_was_offered_is_forgotten(memory_path: Path) ->
 def test_the_status_is_sent_retained_at_its_interval(bench: Bench) -> None:
     bench.run(21, step_s=0.25)
     assert len(bench.line.messages(wire.Status)) == 5
+
+
+# ---- in parts ------------------------------------------------------------------------------------------------------
+
+
+class PartsBench(Bench):
+    """A cloud that grants in parts of 250 bytes, and a store that takes them: `objects` is what it has of each upload."""
+
+    def __init__(self, folder: Path, **options: object) -> None:
+        self.upload_id = "u1"
+        self.objects: dict[str, dict[int, bytes]] = {}
+        super().__init__(folder, self.take, **options)
+
+    def take(self, upload: Upload) -> Answer:
+        with upload.body as body:
+            content = body.read()
+        assert len(content) == upload.size_bytes
+        assert upload.headers["Content-MD5"] == base64.b64encode(hashlib.md5(content).digest()).decode()
+        upload_id, number = upload.url.split("/")[-2:]
+        self.objects.setdefault(upload_id, {})[int(number)] = content
+        return Answer(upload.frame_id, Meaning.STORED, "HTTP 200", len(content), f'"{upload_id}-{number}"')
+
+    def cloud(self, message: wire.Up) -> wire.Down | None:
+        reply = super().cloud(message)
+        if isinstance(message, wire.Offer) and isinstance(reply, wire.Grant):
+            urls = [f"http://store/{self.upload_id}/{number}" for number in range(3)]
+            return msgspec.structs.replace(reply, parts=wire.Parts(self.upload_id, 250, urls))
+        if isinstance(message, wire.Stored):
+            assert message.parts is not msgspec.UNSET
+            taken = self.objects.get(message.parts.upload_id, {})
+            whole = b"".join(content for _, content in sorted(taken.items()))
+            if hashlib.sha256(whole).hexdigest() != message.sha256:
+                if message.parts.upload_id == self.upload_id:
+                    self.upload_id = f"{self.upload_id}+"
+                return self.cloud(next(o for o in self.line.messages(wire.Offer) if o.frame_id == message.frame_id))
+        return reply
+
+
+def test_a_large_frame_goes_in_parts_each_once_and_the_cloud_is_told_what_the_store_calls_them(
+    memory_path: Path,
+) -> None:
+    bench = PartsBench(memory_path)
+    bench.keep(0.5)
+    assert work(bench.uplink, bench.clock) == [
+        "reported", "said offered", "granted", *(3 * ["uploading", "stored a part"]), "said stored", "acknowledged"
+    ]  # fmt: skip
+    assert [len(part) for part in bench.objects["u1"].values()] == [250, 250, 100]
+    [stored_message] = bench.line.messages(wire.Stored)
+    assert stored_message.parts == wire.PartsDone("u1", 250, ['"u1-0"', '"u1-1"', '"u1-2"'])
+    assert bench.spool.balance() == wire.Balance(kept=1, offered=1, uploaded=1, acknowledged=1)
+
+
+@pytest.mark.parametrize("grant_is_good", [True, False], ids=["with its grant", "with a new grant"])
+def test_a_restart_in_the_middle_sends_the_parts_that_are_missing(memory_path: Path, grant_is_good: bool) -> None:
+    first = PartsBench(memory_path)
+    first.porter.at_once = 1
+    first.keep()
+    while len(first.objects.get("u1", {})) < 2:
+        first.uplink.step(first.clock.now())
+    first.uplink.step(first.clock.now())
+    first.spool.close()  # as a kill leaves it: the spool alone remembers
+    second = PartsBench(memory_path)
+    second.objects = first.objects
+    if not grant_is_good:
+        second.clock.wall = datetime(2101, 1, 1, tzinfo=UTC)
+    work(second.uplink, second.clock)
+    assert [upload.url[-1] for upload in second.porter.started] == ["2"]
+    assert second.spool.balance() == wire.Balance(kept=1, offered=1, uploaded=1, acknowledged=1)
+
+
+def test_a_restart_after_the_last_part_says_stored_again_with_all_of_them(memory_path: Path) -> None:
+    first = PartsBench(memory_path)
+    first.line.answer = lambda m: first.cloud(m) if isinstance(m, wire.Offer) else None
+    first.keep()
+    work(first.uplink, first.clock)
+    first.spool.close()
+    second = PartsBench(memory_path)
+    second.objects = first.objects
+    assert work(second.uplink, second.clock) == ["reported", "said stored", "acknowledged"]
+
+
+def test_a_store_that_lost_parts_gets_all_of_them_again_under_a_new_upload(memory_path: Path) -> None:
+    bench = PartsBench(memory_path)
+    bench.keep()
+    lost: list[str] = []
+
+    def take(upload: Upload) -> Answer:
+        answer = PartsBench.take(bench, upload)
+        if len(bench.objects["u1"]) == 3 and not lost:
+            lost.append("u1")
+            bench.objects["u1"].pop(1)
+        return answer
+
+    bench.porter.put = take
+    bench.run(60)
+    assert bench.spool.balance() == wire.Balance(kept=1, offered=1, uploaded=1, acknowledged=1)
+    assert {upload_id: len(parts) for upload_id, parts in bench.objects.items()} == {"u1": 2, "u1+": 3}
+
+
+def test_a_part_that_the_store_does_not_take_is_tried_again_and_an_upload_that_is_gone_asked_for_anew(
+    memory_path: Path,
+) -> None:
+    bench = PartsBench(memory_path)
+    bench.keep()
+    refusals = iter([(Meaning.UNAVAILABLE, "HTTP 503"), (Meaning.EXPIRED, "HTTP 404 NoSuchUpload")])
+
+    def take(upload: Upload) -> Answer:
+        if upload.url.endswith("/1") and (refusal := next(refusals, None)) is not None:
+            return says(*refusal)(upload)
+        return PartsBench.take(bench, upload)
+
+    bench.porter.put = take
+    bench.run(30)
+    assert bench.spool.balance().acknowledged == 1
+    assert [upload.url[-1] for upload in bench.porter.started] == ["0", "1", "1", "1", "2"]
+
+
+def test_parts_that_do_not_make_the_picture_are_passed_over_and_it_goes_whole(memory_path: Path) -> None:
+    bench = Bench(memory_path)
+    bench.line.answer = lambda m: (
+        msgspec.structs.replace(bench.cloud(m), parts=wire.Parts("u", 250, ["http://store/u/0"]))
+        if isinstance(m, wire.Offer)
+        else bench.cloud(m)
+    )
+    bench.keep()
+    work(bench.uplink, bench.clock)
+    assert [upload.size_bytes for upload in bench.porter.started] == [600]
+    assert bench.spool.balance().acknowledged == 1
+
+
+# ---- held up by windows and budgets --------------------------------------------------------------------------------
+
+
+def limited(folder: Path, start: Moment, **limits: int) -> Bandwidth:
+    return Bandwidth(Allowance(folder / "allowance.json", Limits(**limits), start.reading))
+
+
+def test_pictures_wait_for_bytes_in_their_order_and_go_on_the_next_day(memory_path: Path) -> None:
+    bandwidth = limited(memory_path, Clock().now(), per_day=30_000)
+    bench = Bench(memory_path / "spool", bandwidth=bandwidth, status_every_s=3600)
+    large = a_meta(0.9)
+    bench.spool.put(a_picture(1, 40_000), large)  # more than a day's worth: it goes when nothing else did
+    small = [bench.keep(0.5 - number / 100) for number in range(5)]
+    work(bench.uplink, bench.clock)
+    assert [upload.frame_id for upload in bench.porter.started] == [large.frame_id]
+    assert bench.uplink.waits_for.startswith("bytes: 0.03 MB a day")
+    assert bench.sent(wire.Offer) == {large.frame_id: 1}, "what cannot be sent is not offered"
+    bench.clock.pass_s(86_401)
+    work(bench.uplink, bench.clock)
+    assert [upload.frame_id for upload in bench.porter.started[1:]] == small
+    assert bench.uplink.waits_for == ""
+    assert bench.spool.balance().acknowledged == 6
+
+
+def test_an_offer_that_was_lost_is_made_again_although_the_next_frame_has_to_wait(memory_path: Path) -> None:
+    bench = Bench(
+        memory_path / "spool", bandwidth=limited(memory_path, Clock().now(), per_day=30_000), status_every_s=3600
+    )
+    first, second = a_meta(0.9), a_meta(0.8)
+    for meta in (first, second):
+        bench.spool.put(a_picture(1, 15_000), meta)
+    bench.answers = False
+    bench.run(2)
+    assert bench.uplink.waits_for
+    bench.answers = True
+    bench.run(6)
+    assert bench.spool.balance().acknowledged == 1
+    assert bench.sent(wire.Offer) == {first.frame_id: 2}
+
+
+def test_a_window_holds_pictures_and_offers_up_while_acks_and_status_go_on(memory_path: Path) -> None:
+    start = Clock().now()
+    bandwidth = Bandwidth(Allowance(memory_path / "a", Limits(), start.reading), windows=[Window.read("22:00-23:00")])
+    bench = Bench(memory_path / "spool", bandwidth=bandwidth)
+    local = start.wall.astimezone()
+    bench.clock.wall = local.replace(hour=22, minute=59)
+    done = bench.keep(0.9)
+    bench.line.answer = lambda m: bench.cloud(m) if isinstance(m, wire.Offer) else None
+    work(bench.uplink, bench.clock)
+    bench.clock.wall = local.replace(hour=23, minute=30)
+    late = bench.keep(0.5)
+    bench.line.answer = bench.cloud
+    bench.run(20)
+    assert bench.sent(wire.Offer) == {done: 1}
+    assert bench.spool.balance().acknowledged == 1, "what was stored is acknowledged outside of the window"
+    assert bench.uplink.waits_for == "the upload window that opens at 22:00"
+    assert len(bench.line.messages(wire.Status)) >= 4
+    bench.clock.wall = local.replace(hour=22, minute=0)
+    work(bench.uplink, bench.clock)
+    assert bench.sent(wire.Offer) == {done: 1, late: 1}
+    assert bench.spool.balance().acknowledged == 2
+
+
+def test_a_wait_is_told_in_the_log_once_when_it_begins_and_once_when_it_ends(
+    memory_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with structlog.testing.capture_logs() as logs:
+        test_a_window_holds_pictures_and_offers_up_while_acks_and_status_go_on(memory_path)
+    assert [entry["event"] for entry in logs if entry["event"].startswith("pictures")] == [
+        "pictures wait",
+        "pictures go on",
+    ]
+
+
+def test_with_no_bytes_left_the_device_reports_seldom_and_still_reports(memory_path: Path) -> None:
+    bench = Bench(memory_path / "spool", bandwidth=limited(memory_path, Clock().now(), per_day=10))
+    bench.run(1000, step_s=1)
+    assert len(bench.line.messages(wire.Status)) == 5
+
+
+def test_what_was_in_flight_at_a_kill_counts_as_sent(memory_path: Path) -> None:
+    first = Bench(memory_path / "spool", bandwidth=limited(memory_path, Clock().now(), per_day=10_000_000))
+    meta = a_meta(0.9)
+    first.spool.put(a_picture(1, 4_000_000), meta)
+    first.porter.holding = True
+    work(first.uplink, first.clock)
+    assert [upload.frame_id for upload in first.porter.started] == [meta.frame_id]
+    first.spool.close()  # killed here
+    second = limited(memory_path, Clock().now(), per_day=10_000_000)
+    assert second.refusal(5_900_000) == ""
+    assert second.refusal(6_000_000)
 
 
 # ---- over a real broker and a real HTTP store ----------------------------------------------------------------------

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import dataclasses
 import json
-from datetime import timedelta
+import secrets
+import urllib.request
+from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -120,6 +122,67 @@ def test_a_frame_whose_object_is_not_there_is_granted_again_and_not_acknowledged
     assert isinstance(grant, wire.Grant)
     assert isinstance(tell(frame.stored(grant)), wire.Grant)
     assert tell.row(frame).delivery is Delivery.GRANTED
+
+
+def in_parts(grant: wire.Grant, content: bytes) -> wire.PartsDone:
+    """PUT each part as a device does."""
+    assert grant.parts is not msgspec.UNSET
+    etags = []
+    for number, url in enumerate(grant.parts.urls):
+        part = content[number * grant.parts.part_bytes :][: grant.parts.part_bytes]
+        request = urllib.request.Request(url, part, {"Content-Type": ""}, method="PUT")
+        with urllib.request.urlopen(request, timeout=20) as answer:
+            etags.append(answer.headers["ETag"])
+    return wire.PartsDone(grant.parts.upload_id, grant.parts.part_bytes, etags)
+
+
+LARGE = bytes(8_100_000)
+
+
+def test_a_large_frame_may_come_in_parts_and_is_acknowledged_once_its_bytes_were_read(tell: Told) -> None:
+    frame = shot(content=secrets.token_bytes(64) + LARGE)
+    first, second = tell(frame.offer), tell(frame.offer, now=LATER)
+    assert isinstance(first, wire.Grant)
+    assert isinstance(second, wire.Grant)
+    done = in_parts(first, frame.content)
+    assert second.parts is not msgspec.UNSET
+    assert second.parts.upload_id == done.upload_id, "asking again does not begin another upload"
+    stored = msgspec.structs.replace(frame.stored(first), parts=done)
+    ack = wire.Ack(frame_id=frame.id, sha256=frame.offer.sha256)
+    assert [tell(stored), tell(stored), tell(frame.offer)] == [ack, ack, ack]
+    assert tell.parts.store.head(tell.row(frame).key).sha256 == frame.offer.sha256
+    assert tell.events("incident") == []
+
+
+def test_parts_of_other_bytes_are_an_incident_and_never_acknowledged(tell: Told) -> None:
+    frame = shot(content=secrets.token_bytes(64) + LARGE)
+    grant = tell(frame.offer)
+    assert isinstance(grant, wire.Grant)
+    done = in_parts(grant, secrets.token_bytes(64) + LARGE)
+    told = tell(msgspec.structs.replace(frame.stored(grant), parts=done))
+    assert told == wire.Reject(frame_id=frame.id, reason="the object in the store is not what was offered")
+    assert len(tell.events("incident")) == 1
+
+
+def test_parts_that_the_store_does_not_have_are_granted_anew_under_another_upload(tell: Told) -> None:
+    frame = shot(content=secrets.token_bytes(64) + LARGE)
+    grant = tell(frame.offer)
+    assert isinstance(grant, wire.Grant)
+    assert grant.parts is not msgspec.UNSET
+    lost = wire.PartsDone(grant.parts.upload_id, grant.parts.part_bytes, ['"a"', '"b"'])
+    again = tell(msgspec.structs.replace(frame.stored(grant), parts=lost))
+    assert isinstance(again, wire.Grant)
+    assert again.parts is not msgspec.UNSET
+    assert again.parts.upload_id != grant.parts.upload_id
+    done = in_parts(again, frame.content)
+    assert isinstance(tell(msgspec.structs.replace(frame.stored(again), parts=done)), wire.Ack)
+
+
+def test_a_large_frame_may_still_come_whole_and_a_small_one_only_does(tell: Told) -> None:
+    assert isinstance(tell.deliver(shot(content=secrets.token_bytes(64) + LARGE)), wire.Ack)
+    grant = tell(shot().offer)
+    assert isinstance(grant, wire.Grant)
+    assert grant.parts is msgspec.UNSET
 
 
 @pytest.mark.parametrize("content", [b"other bytes", b"\x00" * 2004], ids=["another length", "the same length"])

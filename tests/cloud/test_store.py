@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import base64
 import hashlib
 import json
 import socket
-from collections.abc import Iterator
+import urllib.request
+from collections.abc import Iterable, Iterator
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
 
-from edgecase_cloud.store import NotFound, ObjectInfo, ObjectStore, Refused, Unreachable
+from edgecase_cloud.store import NotFound, ObjectInfo, ObjectStore, PutGrant, Refused, Unreachable
+from edgecase_models import wire
 from support.broker import free_port
 from support.s3 import S3Server, anonymous, put, running_s3
 
@@ -60,6 +64,65 @@ def test_a_grant_is_for_exactly_this_key(store: ObjectStore) -> None:
     grant = store.presign_put("grant/mine.jpg", len(CONTENT), SHA256)
     assert put(grant._replace(url=grant.url.replace("mine", "theirs")), CONTENT)[0] == 403
     assert store.head("grant/theirs.jpg") is None
+
+
+LARGE = bytes(range(251)) * 70_000  # 17.57 MB: three parts
+
+
+def put_parts(parts: wire.Parts, content: bytes, numbers: Iterable[int] = range(3)) -> wire.PartsDone:
+    etags = []
+    for number in numbers:
+        part = content[number * parts.part_bytes :][: parts.part_bytes]
+        request = urllib.request.Request(
+            parts.urls[number],
+            part,
+            {"Content-Type": "", "Content-MD5": base64.b64encode(hashlib.md5(part).digest()).decode()},
+            method="PUT",
+        )
+        with urllib.request.urlopen(request, timeout=20) as answer:
+            etags.append(answer.headers["ETag"])
+    return wire.PartsDone(parts.upload_id, parts.part_bytes, etags)
+
+
+def test_parts_make_one_object_whose_digest_is_that_of_its_bytes(store: ObjectStore) -> None:
+    parts = store.parts("parts/a.jpg", len(LARGE))
+    first = put_parts(parts, LARGE, [0])
+    again = store.parts("parts/a.jpg", len(LARGE))
+    assert (again.upload_id, len(again.urls)) == (parts.upload_id, 3), "a second grant goes on with the first's upload"
+    rest = put_parts(again, LARGE, [1, 2])
+    assert store.head("parts/a.jpg") is None, "nothing is there before it is put together"
+    assert store.put_together(
+        "parts/a.jpg", wire.PartsDone(parts.upload_id, parts.part_bytes, first.etags + rest.etags)
+    )
+    assert store.head("parts/a.jpg") == ObjectInfo("parts/a.jpg", len(LARGE), hashlib.sha256(LARGE).hexdigest())
+
+
+def test_a_part_takes_exactly_its_length_and_no_other_bytes_than_were_sent(store: ObjectStore) -> None:
+    parts = store.parts("parts/exact.jpg", len(LARGE))
+    whole = LARGE[: parts.part_bytes]
+    for content, digest in ((whole[:-1], whole[:-1]), (whole + b"x", whole + b"x"), (whole, whole[1:])):
+        md5 = base64.b64encode(hashlib.md5(digest).digest()).decode()
+        status, _ = put(PutGrant(parts.urls[0], {"Content-Type": "", "Content-MD5": md5}), content)
+        assert status in {400, 403}
+
+
+def test_parts_that_are_not_there_make_no_object_and_another_upload_begins(store: ObjectStore) -> None:
+    parts = store.parts("parts/lost.jpg", len(LARGE))
+    done = put_parts(parts, LARGE, [0])
+    for etags in ([*done.etags, '"0"', '"1"'], []):
+        assert not store.put_together("parts/lost.jpg", wire.PartsDone(parts.upload_id, parts.part_bytes, etags))
+    assert not store.put_together("parts/lost.jpg", done), "it was given up"
+    assert store.head("parts/lost.jpg") is None
+    assert store.parts("parts/lost.jpg", len(LARGE)).upload_id != parts.upload_id
+
+
+def test_uploads_that_nobody_goes_on_with_are_dropped_by_their_age_and_prefix(store: ObjectStore) -> None:
+    mine, other = store.parts("stale/a/1.jpg", len(LARGE)), store.parts("stale/b/1.jpg", len(LARGE))
+    now = datetime.now(UTC)
+    assert store.give_up_parts("stale/a/", now - timedelta(days=1)) == 0
+    assert store.give_up_parts("stale/a/", now + timedelta(minutes=1)) == 1
+    assert store.parts("stale/a/1.jpg", len(LARGE)).upload_id != mine.upload_id
+    assert store.parts("stale/b/1.jpg", len(LARGE)).upload_id == other.upload_id
 
 
 def test_a_stranger_gets_nothing_from_any_port_of_the_store(s3: S3Server) -> None:

@@ -78,6 +78,29 @@ LATER: dict[str, wire.Up | wire.Down] = {
     "Offer of a redacted frame": REDACTED,
     "Offer of a frame without its pixels": WITHHELD,
     "Offer with a position": PLACED,
+    "Grant in parts": wire.Grant(
+        frame_id="0" * 32,
+        url="http://127.0.0.1/x",
+        headers={"content-length": "9"},
+        key="k",
+        expires_at=AT,
+        parts=wire.Parts("u", 8_000_000, ["http://127.0.0.1/x?1", "http://127.0.0.1/x?2"]),
+    ),
+    "Stored in parts": wire.Stored(
+        device="cam-1",
+        frame_id="0" * 32,
+        key="k",
+        sha256="a" * 64,
+        parts=wire.PartsDone("u", 8_000_000, ['"e1"', '"e2"']),
+    ),
+    "Status of one that waits": wire.Status(
+        device="cam-1",
+        online=True,
+        session="s",
+        at=AT,
+        waits_for="the upload window that opens at 22:00",
+        last_event="evicted",
+    ),
 }
 """What was added to version 1 after its first publication: golden files are only ever added to."""
 

@@ -69,9 +69,10 @@ class Clock:
 
     monotonic_s: float = 1000.0
     wall: datetime = START
+    boot: str = "boot"
 
     def now(self) -> Moment:
-        return Moment(self.wall, self.monotonic_s)
+        return Moment(self.wall, self.monotonic_s, self.boot)
 
     def pass_s(self, seconds: float) -> None:
         self.monotonic_s += seconds

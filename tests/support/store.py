@@ -67,11 +67,12 @@ class _Handler(BaseHTTPRequestHandler):
         if status == 0:
             status, code = (412, "PreconditionFailed") if key in store.objects else (200, "")
             store.objects.setdefault(key, body)
-        self._answer(status, code)
+        self._answer(status, code, hashlib.md5(body).hexdigest())
 
-    def _answer(self, status: int, code: str) -> None:
+    def _answer(self, status: int, code: str, etag: str = "") -> None:
         body = f"<?xml version='1.0'?><Error><Code>{code}</Code></Error>".encode() if code else b""
         self.send_response(status)
+        self.send_header("ETag", f'"{etag}"')
         self.send_header("Content-Length", str(len(body)))
         self.end_headers()
         self.wfile.write(body)

@@ -49,6 +49,8 @@ class DeviceView:
     update: str
     agent_version: str
     balance: dict[str, int]
+    waits_for: str
+    last_event: str
     shared_at: datetime | None = None
 
     @property
@@ -134,5 +136,7 @@ def _view(row: Device, releases: dict[str, int | None]) -> DeviceView:
         update=str(status.get("update") or ""),
         agent_version=str(status.get("agent_version") or ""),
         balance={name: int(balance.get(name) or 0) for name in BALANCE},
+        waits_for=str(status.get("waits_for") or ""),
+        last_event=str(status.get("last_event") or ""),
         shared_at=row.shared_at if twins.is_flagged(row.shared_at, wire.now()) else None,
     )

@@ -213,6 +213,8 @@ class DeviceOut(Out):
     balance: dict[str, int]
     balance_holds: bool
     shared_at: datetime | None
+    waits_for: str
+    last_event: str
 
 
 class DatasetOut(Out):
