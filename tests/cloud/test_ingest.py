@@ -6,7 +6,7 @@ import dataclasses
 import json
 import secrets
 import urllib.request
-from datetime import datetime, timedelta
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
