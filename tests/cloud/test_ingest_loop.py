@@ -43,7 +43,7 @@ class Troubled(Ingest):
 @contextmanager
 def serving(broker: Broker, parts: Services, ingest: Ingest, session: str) -> Iterator[mqtt.Link]:
     """The loop in a thread, ended at the end."""
-    link = mqtt.Link(broker.host, broker.port, broker.ingest_password, session)
+    link = mqtt.Link(broker.host, broker.port, broker.ingest_context(), session)
     worker = mqtt.Worker(ingest, link, make_durable=mqtt.trust_the_kernel)
     stop = threading.Event()
     thread = threading.Thread(target=mqtt.run, args=(link, worker, mqtt.Poker(parts.catalogue, link), stop))
@@ -120,7 +120,7 @@ def test_what_the_broker_repeats_meanwhile_is_in_hand_once(tmp_path: Path, parts
 def test_what_was_not_finished_when_the_process_died_comes_again(tmp_path: Path, parts: Services) -> None:
     """A process that is killed has sent no PUBACK; so has a link whose worker never let go."""
     with running_broker(tmp_path, devices=("cam-1",)) as broker:
-        link = mqtt.Link(broker.host, broker.port, broker.ingest_password, "killed")
+        link = mqtt.Link(broker.host, broker.port, broker.ingest_context(), "killed")
         link.open()
         until(lambda: link.subscribed)
         device = broker.device_client("cam-1")
