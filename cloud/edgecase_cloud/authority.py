@@ -39,7 +39,7 @@ class Authority:
 
     def __init__(self, folder: Path) -> None:
         """Open the authority in `folder`, or make it there. Raises `Broken`."""
-        with durable.exclusive(private.folder(folder) / "ca.lock"):
+        with durable.exclusive(private.folder(folder).with_suffix(".lock")):
             if not (folder / CERTIFICATE).exists():
                 _make(folder)
         try:
@@ -149,7 +149,7 @@ def _make(folder: Path) -> None:
         .sign(key, hashes.SHA256())
     )
     durable.write(folder / KEY, _pem_of(key), mode=0o600)
-    durable.write(folder / CERTIFICATE, certificate.public_bytes(_PEM))
+    durable.write(folder / CERTIFICATE, certificate.public_bytes(_PEM), mode=0o600)
 
 
 def _builder(

@@ -101,6 +101,9 @@ def test_a_catalogue_of_the_first_version_keeps_its_frames_and_can_go_back(tmp_p
         before[0] | new | {"strategies": "ede\nmargin"},
         before[1] | new | {"strategies": "context", "review": "context"},
     ]
+    with catalogue.session() as session:
+        device = session.get_one(Device, "a")
+    assert (device.enrolment, device.token_sha256, device.key_sha256, device.revoked_at) == ("", "", "", None)
     step("0001", command.downgrade)
     assert frames() == before
     assert sa.inspect(catalogue.engine).get_indexes("frames") == first
