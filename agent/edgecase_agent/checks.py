@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import queue
 import secrets
 import shutil
@@ -230,6 +231,8 @@ def _broker(enrolment: Enrolment) -> str:
     address, valid = f"{enrolment.mqtt_host}:{enrolment.mqtt_port}", enrolment.identity.validity()
     if problem := valid.problem(wire.now()):
         raise _Wrong(problem)
+    if not os.access(enrolment.identity.folder, os.W_OK):
+        raise _Wrong(f"{enrolment.identity.folder}: the agent must be able to write there, to renew its certificate")
     try:
         client.connect(enrolment.mqtt_host, enrolment.mqtt_port)
     except ssl.SSLCertVerificationError as error:

@@ -90,7 +90,12 @@ class Identity:
     def renewed(self, certificate: str, now: datetime) -> Validity:
         """Put another certificate for our key in the place of the present one, whole and durably."""
         validity = checked(certificate, self._key(), self.authority(), now)
-        durable.replace(self.folder / CERTIFICATE, certificate.encode())
+        try:
+            durable.replace(self.folder / CERTIFICATE, certificate.encode())
+        except OSError as error:
+            raise IdentityError(
+                f"{self.folder / CERTIFICATE} cannot be replaced ({error.strerror}); make room, or let the agent write there"
+            ) from error
         return validity
 
     def authority(self) -> x509.Certificate:

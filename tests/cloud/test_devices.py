@@ -5,11 +5,13 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import ssl
 import threading
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
+import httpx
 import msgspec
 import pytest
 import sqlalchemy as sa
@@ -18,6 +20,7 @@ from cryptography.hazmat.primitives.asymmetric import ec, rsa
 
 from edgecase_cloud import broker, devices, durable, migrations, services
 from edgecase_cloud.audit import Refused
+from edgecase_cloud.authority import Authority
 from edgecase_cloud.catalogue import Catalogue, Device, Event
 from edgecase_cloud.devices import Denied, DeviceError, Standing
 from edgecase_cloud.services import Services
@@ -25,7 +28,7 @@ from edgecase_cloud.store import ObjectStore
 from edgecase_models import wire
 from edgecase_models.enrolment import Answer, Enrolled, EnrolmentRequest, RenewalRequest, Token
 from support.cloud import NOW, Cloud, make_services, shot
-from support.identities import Key, a_key, a_request, context_of, enrolled, renew
+from support.identities import Key, a_key, a_request, an_identity, context_of, enrolled, key_of, renew
 from support.wait import until
 
 ROOT = b'{"signed": {}}'
@@ -320,6 +323,41 @@ def test_a_certificate_is_renewed_over_http_and_both_are_good_for_their_days(clo
     assert broker.accepts(parts.settings.host, parts.settings.mqtt_port, context_of(device.folder))
     device.deliver(shot("renewed-live"))
     device.leave()
+
+
+def test_every_refusal_stands_in_the_audit_log(cloud: Cloud, tmp_path: Path) -> None:
+    parts, day = cloud.services(), timedelta(days=1)
+    ours, rogue = devices.an_authority(parts), Authority(tmp_path / "rogue")
+    good = cloud.device("refused-1")
+    token = devices.add(parts, "refused-2", wire.now()).token
+    for folder in (
+        an_identity(tmp_path / "1", rogue, "refused-1", row_of(parts, "refused-1").enrolment, believes=ours),
+        an_identity(tmp_path / "2", ours, "refused-1", row_of(parts, "refused-1").enrolment, life=day, ago=2 * day),
+        an_identity(tmp_path / "3", ours, "refused-1", "of another enrolment"),
+    ):
+        assert not broker.accepts(parts.settings.host, parts.settings.mqtt_port, context_of(folder))
+    nobody = ssl.create_default_context(cafile=ours.path)
+    assert not broker.accepts(parts.settings.host, parts.settings.mqtt_port, nobody)
+    good.client.send("edgecase/1/up/refused-2/offer", b"forged")
+    good.leave()
+    stolen = a_request(key_of(good.folder))
+    asked = [
+        ("enrolments", {"secret": token.secret, "csr": stolen}),
+        ("enrolments", {"secret": token.secret, "csr": "nothing"}),
+        ("enrolments", {"secret": "0" * 40, "csr": a_request()}),
+        ("renewals", {"csr": a_request()}),
+    ]
+    for path, body in asked:
+        assert httpx.post(f"{cloud.endpoints.web}/api/v1/{path}", json=body).status_code == 403
+    expected = {
+        "": {"no certificate", "unknown", "unknown key"},
+        "refused-1": {"another authority", "expired", "revoked or replaced", "publish"},
+        "refused-2": {"key of another device", "bad request"},
+    }
+    until(lambda: all(reasons(cloud, who) >= whys for who, whys in expected.items()), what="all of them")
+    shown = cloud.run("audit").stdout
+    assert "certificate refused" in shown
+    assert "refused-1" in shown
 
 
 def reasons(cloud: Cloud, device: str) -> set[str]:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import shutil
+import ssl
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -185,7 +187,8 @@ def test_a_broker_that_forgot_is_told_again(tmp_path: Path, parts: Services) -> 
     with serving(broker, parts, Ingest(parts), "forgot") as link:
         until(lambda: link.subscribed)
         broker.kill()
-        broker.folder = tmp_path / "two"  # an empty one
+        broker.folder = tmp_path / "two"  # all it has there is who it is
+        shutil.copytree(tmp_path / "one" / "keys", broker.folder / "keys")
         broker.start()
         device = broker.device_client("cam-1")
         until(lambda: "poke" in kinds(device), what="poke on the new broker")
@@ -197,7 +200,7 @@ class Recorded(mqtt.Link):
     """Notes the order in which a worker answers and lets go."""
 
     def __init__(self) -> None:
-        super().__init__("127.0.0.1", 1, "", "recorded")
+        super().__init__("127.0.0.1", 1, ssl.create_default_context(), "recorded")
         self.order: list[str] = []
         self.works = True
 

@@ -105,13 +105,18 @@ def enrol(hub_url: str, token: Token, folder: Path) -> Enrolled:
     return said
 
 
+def key_of(folder: Path) -> Key:
+    """The key of an identity."""
+    key = serialization.load_pem_private_key((folder / "key.pem").read_bytes(), None)
+    assert isinstance(key, ec.EllipticCurvePrivateKey)
+    return key
+
+
 def renew(hub_url: str, folder: Path) -> httpx.Response:
     """Ask for another certificate for the key of a folder."""
     import httpx
 
-    key = serialization.load_pem_private_key((folder / "key.pem").read_bytes(), None)
-    assert isinstance(key, ec.EllipticCurvePrivateKey)
-    return httpx.post(f"{hub_url}{RENEWALS}", json={"csr": a_request(key)}, timeout=30)
+    return httpx.post(f"{hub_url}{RENEWALS}", json={"csr": a_request(key_of(folder))}, timeout=30)
 
 
 def enrolled(response: httpx.Response) -> Enrolled:
