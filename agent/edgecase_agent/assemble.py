@@ -260,10 +260,10 @@ def update(settings: AgentSettings, stopped: threading.Event) -> None:
     loop = Update(Slots(data / "slots"), hub, state, trial, orders, poll_s=chosen.poll_s)
     renewal, said = Renewal(who.identity, who.hub_url), status.UpdateReport(at=wire.now(), pid=os.getpid(), outcome="")
     while not stopped.is_set():
-        renewed, outcome = renewal.step(wire.now(), time.monotonic()), loop.step(time.monotonic())
-        before = said
-        if not isinstance(renewed, NotDue):
-            said = replace(said, identity_problem=renewed.why if isinstance(renewed, Refused) else "")
+        renewal.step(wire.now(), time.monotonic())
+        outcome, before = loop.step(time.monotonic()), said
+        if renewal.problem != said.identity_problem:
+            said = replace(said, identity_problem=renewal.problem)
         if not isinstance(outcome, NotDue):
             policy = loop.policy
             said = replace(

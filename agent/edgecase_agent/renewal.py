@@ -47,7 +47,7 @@ class Renewal:
         self._ask = ask
         self._next_s = -math.inf
         self._failures = 0
-        self._refused = ""
+        self.problem = ""  # what a person has to put right
 
     def step(self, now: datetime, monotonic_s: float) -> NotDue | Renewed | Offline | Refused:
         """Do what is due. After any failure the present certificate stays, and it is asked again later."""
@@ -58,27 +58,25 @@ class Renewal:
             if now < valid.renew_at:
                 early_s = min(_LOOK_S, (valid.renew_at - now).total_seconds())
                 self._next_s = monotonic_s + early_s
-                clock = valid.problem(now)
-                return Refused(clock) if clock else NotDue(early_s)
+                self.problem = valid.problem(now)
+                return Refused(self.problem) if self.problem else NotDue(early_s)
             answer = self._ask(self._hub_url, RENEWALS, RenewalRequest(csr=self._who.request()))
             said, _ = opened(answer, fingerprint(self._who.authority()))
             valid = self._who.renewed(said.certificate, now)
         except Unreachable as error:
             self._failures += 1
             self._next_s = monotonic_s + min(_LONGEST_REST_S, 2.0 ** min(self._failures, 10))
+            self.problem = valid.problem(now)
             log.warning("certificate not renewed yet", reason=str(error))
             return Offline(str(error))
         except (Denied, IdentityError) as error:
             self._next_s = monotonic_s + _LOOK_S
-            if str(error) != self._refused:
+            if str(error) != self.problem:
                 log.error("certificate not renewed", reason=str(error))  # noqa: TRY400
-            self._refused = str(error)
-            return Refused(self._refused)
+            self.problem = str(error)
+            return Refused(self.problem)
         # By our own count, too: with a clock that is ahead every certificate seems to be due.
-        self._next_s, self._failures, self._refused = (
-            monotonic_s + (valid.renew_at - valid.begins).total_seconds(),
-            0,
-            "",
-        )
+        self._next_s = monotonic_s + (valid.renew_at - valid.begins).total_seconds()
+        self._failures, self.problem = 0, ""
         log.info("certificate renewed", until=valid.ends.isoformat())
         return Renewed(valid.ends)

@@ -21,7 +21,6 @@ from edgecase_cloud.errors import Unusable
 CERTIFICATE: Final = "ca.pem"  # files in the folder keys
 KEY: Final = "ca-key.pem"
 _LIFE: Final = timedelta(days=20 * 365)
-_OWN_LIFE: Final = timedelta(days=397)
 _EARLIER: Final = timedelta(days=1)  # a device's clock may be behind
 _PEM: Final = serialization.Encoding.PEM
 
@@ -68,7 +67,10 @@ class Authority:
         return self._issue(key, subject, ExtendedKeyUsageOID.CLIENT_AUTH, now, now + life)
 
     def for_client(self, path: Path, name: str, now: datetime) -> Path:
-        """Key and certificate of one of our own clients, together in a file for its owner only; made where missing or half spent."""
+        """Key and certificate of one of our own clients, together in a file for its owner only; made where there is none that is good.
+
+        They last as long as the authority, beside whose key they lie.
+        """
         return self._own(path, name, ExtendedKeyUsageOID.CLIENT_AUTH, (), now)
 
     def for_server(self, path: Path, hosts: Sequence[str], now: datetime) -> Path:
@@ -77,21 +79,23 @@ class Authority:
 
     def _own(self, path: Path, name: str, usage: x509.ObjectIdentifier, hosts: Sequence[str], now: datetime) -> Path:
         names = [_general_name(host) for host in hosts]
-        if not self._still_good(path, names, now):
+        if not self._is_good(path, names):
             key = ec.generate_private_key(ec.SECP256R1())
             subject = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, name)])
-            certificate = self._issue(key.public_key(), subject, usage, now - _EARLIER, now + _OWN_LIFE, names)
+            certificate = self._issue(
+                key.public_key(), subject, usage, now - _EARLIER, self.certificate.not_valid_after_utc, names
+            )
             durable.write(path, _pem_of(key) + certificate.public_bytes(_PEM), mode=0o600)
         return path
 
-    def _still_good(self, path: Path, names: Sequence[x509.GeneralName], now: datetime) -> bool:
+    def _is_good(self, path: Path, names: Sequence[x509.GeneralName]) -> bool:
         try:
             found = x509.load_pem_x509_certificate(path.read_bytes())
             found.verify_directly_issued_by(self.certificate)
             said = list(found.extensions.get_extension_for_class(x509.SubjectAlternativeName).value) if names else []
         except (OSError, ValueError, TypeError, InvalidSignature, x509.ExtensionNotFound):
             return False
-        return said == list(names) and found.not_valid_before_utc <= now <= found.not_valid_after_utc - _OWN_LIFE / 2
+        return said == list(names)
 
     def _issue(
         self,

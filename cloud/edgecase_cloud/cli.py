@@ -67,6 +67,8 @@ def device_add(
 
     with one_line():
         parts = services.open_services(services.effective_settings(data), create=True)
+        if not parts.settings.web_port:
+            raise devices.DeviceError("the cloud takes any free port, so start it first: edgecase-cloud up")
         try:
             release.ensure_repository(parts.settings)
         except release.ReleaseError as error:

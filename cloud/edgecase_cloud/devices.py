@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import secrets
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -183,10 +182,10 @@ def broker_users(parts: Services, now: datetime) -> list[broker.User]:
 
 
 def broker_configuration(parts: Services, now: datetime) -> str:
-    """The broker's configuration as the catalogue has it now; another one also where the broker has another certificate."""
+    """The broker's configuration as the catalogue has it now."""
     settings, authority = parts.settings, an_authority(parts)
     credential = authority.for_server(settings.path("keys", broker.CREDENTIAL), [settings.host, "localhost"], now)
-    text = broker.configuration(
+    return broker.configuration(
         broker_users(parts, now),
         host=settings.host,
         mqtt_port=settings.mqtt_port,
@@ -194,7 +193,6 @@ def broker_configuration(parts: Services, now: datetime) -> str:
         authority=authority.path,
         max_store_bytes=settings.broker_store_bytes,
     )
-    return f"# certificate {hashlib.sha256(credential.read_bytes()).hexdigest()}\n{text}"
 
 
 def write_broker_configuration(parts: Services, now: datetime) -> Path:
@@ -218,8 +216,12 @@ def tell_broker(parts: Services, now: datetime) -> None:
 
 @contextmanager
 def _wanted(catalogue: Catalogue, condition: sa.ColumnElement[bool]) -> Iterator[tuple[Session, Device | None]]:
-    with catalogue.writing.begin() as session:
-        yield session, session.scalar(sa.select(Device).where(condition))
+    """The device, in a transaction that may change it; a stranger makes nobody wait who writes."""
+    wanted = sa.select(Device).where(condition)
+    with catalogue.session() as session:
+        known = session.scalar(wanted) is not None
+    with (catalogue.writing if known else catalogue.session).begin() as session:
+        yield session, session.scalar(wanted)
 
 
 def _key(csr: str, row: Device | None) -> ec.EllipticCurvePublicKey:

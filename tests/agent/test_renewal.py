@@ -80,10 +80,15 @@ def test_a_hub_that_is_away_is_asked_again_ever_later_and_the_certificate_stays(
         assert isinstance(wait, NotDue)
         waits.append(wait.wait_s)
         clock_s += wait.wait_s
+    assert renewal.problem == "", "it has not ended yet"
     assert waits == [2, 4, 8, 16, 32, 64, 128, 256, 300, 300]
     assert certificate(identity) == before
+    late = at(registry, identity.validity().ends)
+    assert isinstance(renewal.step(late, clock_s), Offline)
+    assert "the certificate ended at" in renewal.problem
+    assert "enrol it again" in renewal.problem
     registry.reply = lambda answer: (200, answer)
-    assert isinstance(renewal.step(now, clock_s), Renewed)
+    assert isinstance(renewal.step(late, clock_s + 300), Renewed)
 
 
 def test_what_the_cloud_refuses_is_told_to_a_person_and_asked_again_now_and_then(
@@ -97,7 +102,9 @@ def test_what_the_cloud_refuses_is_told_to_a_person_and_asked_again_now_and_then
     registry.reply, registry.key, registry.clock = (lambda answer: (200, answer)), "", lambda: now
     assert enroll(registry.url, registry.token, identity.folder, lambda: now) == "cam-1"
     assert enrolled_anew.exists()
+    assert renewal.problem
     assert isinstance(renewal.step(now, 60), NotDue), "the new one is taken up without a restart"
+    assert renewal.problem == ""
 
 
 @pytest.mark.parametrize("lie", ["another key", "another cloud", "no answer"])

@@ -51,6 +51,7 @@ def test_certificates_are_renewed_revoked_and_given_anew_while_frames_flow() -> 
         shutil.rmtree(agent.folder / "enrolment")
         circle.enrol("cam-1")
         circle.until(lambda: counts(agent)["acknowledged"] > alone["acknowledged"], 90, "what waited to be delivered")
+        assert agent.status()["update"]["identity_problem"] == ""
         assert agent.stop() == 0, agent.log.read_text()
         left = counts(agent)
         assert left["kept"] == left["acknowledged"] + left["spooled"], left
