@@ -22,6 +22,7 @@ from edgecase_models.enrolment import ENROLMENTS, Answer, Enrolled, EnrolmentReq
 
 _MAX_ANSWER_BYTES: Final = 256_000
 _WITHIN_S: Final = 30.0
+_DENIALS: Final = (403, 422)
 
 
 class EnrolmentFailed(ValueError):
@@ -57,7 +58,7 @@ def ask(hub_url: str, path: str, request: msgspec.Struct) -> Answer:
         raise Unreachable(f"{hub_url}: {error}") from error
     if response.status != 200:
         said = _problem(content)
-        if 400 <= response.status < 500 and said:
+        if response.status in _DENIALS and said:
             raise Denied(said)
         raise Unreachable(f"{url} answers {response.status} {said}".rstrip())
     try:

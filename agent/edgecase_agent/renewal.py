@@ -3,18 +3,16 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Final
 
-import msgspec
 import structlog
 
 from edgecase_agent.enroll import Denied, Unreachable, ask, opened
 from edgecase_agent.identity import Identity, IdentityError, fingerprint
 from edgecase_agent.update import NotDue, Offline, Refused
-from edgecase_models.enrolment import RENEWALS, Answer, RenewalRequest
+from edgecase_models.enrolment import RENEWALS, RenewalRequest
 
 _LOOK_S: Final = 60.0
 _LONGEST_REST_S: Final = 300.0
@@ -41,10 +39,9 @@ class Renewal:
     What stands connected stays so; the next connection shows the new certificate.
     """
 
-    def __init__(self, who: Identity, hub_url: str, ask: Callable[[str, str, msgspec.Struct], Answer] = ask) -> None:
+    def __init__(self, who: Identity, hub_url: str) -> None:
         self._who = who
         self._hub_url = hub_url
-        self._ask = ask
         self._next_s = -math.inf
         self._failures = 0
         self.problem = ""  # what a person has to put right
@@ -60,7 +57,7 @@ class Renewal:
                 self._next_s = monotonic_s + early_s
                 self.problem = valid.problem(now)
                 return Refused(self.problem) if self.problem else NotDue(early_s)
-            answer = self._ask(self._hub_url, RENEWALS, RenewalRequest(csr=self._who.request()))
+            answer = ask(self._hub_url, RENEWALS, RenewalRequest(csr=self._who.request()))
             said, _ = opened(answer, fingerprint(self._who.authority()))
             valid = self._who.renewed(said.certificate, now)
         except Unreachable as error:

@@ -142,7 +142,7 @@ def test_a_hub_that_is_not_there_is_told(registry: Registry, out: Path, hub_url:
             b'{"detail": "this token is no longer good; add the device again"}',
             "no longer good; add the device again",
         ),
-        (404, b"<html>", "answers 404"),
+        (404, b'{"detail": "there is nothing at this address"}', "answers 404 there is nothing at this address"),
         (502, b'{"detail": "x"}', "answers 502"),
         (302, b"", "answers 302"),
         (200, b"<html>hello</html>", "does not answer as a hub does"),
