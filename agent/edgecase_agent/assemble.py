@@ -10,9 +10,11 @@ from functools import partial
 from typing import TYPE_CHECKING, Final
 
 import structlog
+from msgspec.structs import replace
 
 from edgecase_agent import log as logs
 from edgecase_agent import status
+from edgecase_agent.identity import IdentityError
 from edgecase_agent.settings import AgentSettings, Enrolment, SettingsError, device_of, load_enrolment, names_of
 from edgecase_agent.slots import SlotError, Slots
 from edgecase_agent.spool import DiskFull, Spool, Sweep
@@ -39,7 +41,7 @@ log = structlog.get_logger()
 
 
 # What a person must put right: one line and exit code 2. Everything else is a crash, after which the supervisor starts again.
-FATAL: tuple[type[Exception], ...] = (SettingsError, SpoolError)
+FATAL: tuple[type[Exception], ...] = (SettingsError, SpoolError, IdentityError)
 
 
 def fatal_to_watch() -> tuple[type[Exception], ...]:
@@ -194,7 +196,7 @@ def uplink(settings: AgentSettings, stopped: threading.Event) -> None:
     state = data / status.STATE
     state.mkdir(parents=True, exist_ok=True)
     wake = threading.Event()
-    login = Login(who.mqtt_host, who.mqtt_port, who.mqtt_username, who.password)
+    login = Login(who.mqtt_host, who.mqtt_port, who.identity)
     link = MqttLink(login, who.device, wake=wake.set, keepalive_s=chosen.keepalive_s)
     pace = None if chosen.bytes_per_s is None else Pace(chosen.bytes_per_s)
     limits = Limits(chosen.bytes_per_day, chosen.bytes_per_month, chosen.metered_bytes_per_day)
@@ -247,8 +249,9 @@ def uplink(settings: AgentSettings, stopped: threading.Event) -> None:
 
 
 def update(settings: AgentSettings, stopped: threading.Event) -> None:
-    """Fetch newer models and policies."""
+    """Fetch newer models and policies, and certificates before they end."""
     from edgecase_agent.orders import Orders, PolicyFile
+    from edgecase_agent.renewal import Renewal
     from edgecase_agent.trust import Trust
     from edgecase_agent.update import NotDue, Refused, Update, trial_in_a_child
 
@@ -267,19 +270,23 @@ def update(settings: AgentSettings, stopped: threading.Event) -> None:
     )
     orders = Orders(PolicyFile(data / POLICIES), partial(trial, command="try-policy")) if chosen.policies else None
     loop = Update(Slots(data / "slots"), hub, state, trial, orders, poll_s=chosen.poll_s)
+    renewal, said = Renewal(who.identity, who.hub_url), status.UpdateReport(at=wire.now(), pid=os.getpid(), outcome="")
     while not stopped.is_set():
-        outcome = loop.step(time.monotonic())
+        renewal.step(wire.now(), time.monotonic())
+        outcome, before = loop.step(time.monotonic()), said
+        if renewal.problem != said.identity_problem:
+            said = replace(said, identity_problem=renewal.problem)
         if not isinstance(outcome, NotDue):
             policy = loop.policy
-            said = status.UpdateReport(
-                at=wire.now(),
-                pid=os.getpid(),
+            said = replace(
+                said,
                 outcome=outcome.name,
                 why=outcome.why,
                 policy="" if isinstance(policy, NotDue) else f"{policy.name}: {policy.why}",
                 policy_refused=policy.why if isinstance(policy, Refused) else "",
             )
-            status.write(state / status.UPDATE, said)
+        if said is not before:
+            status.write(state / status.UPDATE, replace(said, at=wire.now()))
         stopped.wait(1.0)
 
 
@@ -297,7 +304,7 @@ def _spool(settings: AgentSettings, *, putting: bool = False) -> Spool:
 def _enrolled(settings: AgentSettings) -> Enrolment:
     enrolment = load_enrolment(settings)
     if enrolment is None:
-        raise SettingsError("no enrolment is set; make one with `edgecase-cloud device add` and name its folder")
+        raise SettingsError("no enrolment is set; make one with `edgecase-agent enroll` and name its folder")
     return enrolment
 
 

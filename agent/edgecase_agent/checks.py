@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import os
 import queue
 import secrets
 import shutil
+import ssl
 import tempfile
 import threading
 import time
@@ -15,6 +17,7 @@ from typing import TYPE_CHECKING, Final
 import msgspec
 
 from edgecase_agent import durable
+from edgecase_agent.identity import AGAIN
 from edgecase_agent.settings import (
     AgentSettings,
     Enrolment,
@@ -219,16 +222,23 @@ def _broker(enrolment: Enrolment) -> str:
 
     heard: queue.Queue[str] = queue.Queue()
     client = paho.Client(CallbackAPIVersion.VERSION2, f"{enrolment.device[:48]}-check-{secrets.token_hex(3)}")
-    client.username_pw_set(enrolment.mqtt_username, enrolment.password)
-    client.on_connect = lambda _c, _d, _f, reason, _p: heard.put(
-        f"login refused: {reason}" if reason.is_failure else ""
-    )
+    client.tls_set_context(enrolment.identity.context())
+    client.on_connect = lambda _c, _d, _f, reason, _p: heard.put(f"not let in: {reason}" if reason.is_failure else "")
+    client.on_disconnect = lambda *_: heard.put("it hangs up, as on a certificate that it does not take")
     client.on_subscribe = lambda _c, _d, _m, reasons, _p: heard.put(
         "its topics may not be read" if any(reason.is_failure for reason in reasons) else ""
     )
-    address = f"{enrolment.mqtt_host}:{enrolment.mqtt_port}"
+    address, valid = f"{enrolment.mqtt_host}:{enrolment.mqtt_port}", enrolment.identity.validity()
+    if problem := valid.problem(wire.now()):
+        raise _Wrong(problem)
+    if not os.access(enrolment.identity.folder, os.W_OK):
+        raise _Wrong(f"{enrolment.identity.folder}: the agent must be able to write there, to renew its certificate")
     try:
         client.connect(enrolment.mqtt_host, enrolment.mqtt_port)
+    except ssl.SSLCertVerificationError as error:
+        raise _Wrong(
+            f"{address}: not the broker of our cloud ({error.verify_message}); check the clock, or {AGAIN}"
+        ) from error
     except OSError as error:
         raise _Wrong(f"{address}: cannot be reached ({error}); is the cloud running, and the address right?") from error
     client.loop_start()
@@ -239,7 +249,7 @@ def _broker(enrolment: Enrolment) -> str:
     finally:
         client.disconnect()
         client.loop_stop()
-    return f"{address}: {enrolment.device} is let in"
+    return f"{address}: {enrolment.device} is let in, until {valid.ends:%Y-%m-%d}"
 
 
 def _heard(heard: queue.Queue[str], address: str, enrolment: Enrolment) -> None:
@@ -248,7 +258,7 @@ def _heard(heard: queue.Queue[str], address: str, enrolment: Enrolment) -> None:
     except queue.Empty:
         problem = f"no answer within {_BROKER_WITHIN_S:.0f} s"
     if problem:
-        raise _Wrong(f"{address}: {enrolment.device}: {problem}; copy the enrolment from the cloud again")
+        raise _Wrong(f"{address}: {enrolment.device}: {problem}; if it was revoked or enrolled anew, {AGAIN}")
 
 
 def _hub(settings: AgentSettings, enrolment: Enrolment) -> str:
@@ -269,7 +279,7 @@ def _hub(settings: AgentSettings, enrolment: Enrolment) -> str:
         except Unreachable as error:
             raise _Wrong(f"{enrolment.hub_url}: cannot be reached ({error}); is the cloud running?") from error
         except Untrusted as error:
-            raise _Wrong(f"{enrolment.hub_url}: {error}; check the clock, then copy the enrolment again") from error
+            raise _Wrong(f"{enrolment.hub_url}: {error}; check the clock, or {AGAIN}") from error
     if channel is None:
         return f"{enrolment.hub_url}: trusted; nothing was released yet"
     return f"{enrolment.hub_url}: trusted; release {channel.release} is {channel.name} {channel.version}"

@@ -1,4 +1,4 @@
-"""`edgecase-agent`: run a device, check it, see how it is, replay a recording."""
+"""`edgecase-agent`: enrol a device, run it, check it, see how it is, replay a recording."""
 
 from __future__ import annotations
 
@@ -78,6 +78,25 @@ def run(
     except SettingsError as error:
         _wrong(error)
     raise typer.Exit(code)
+
+
+@app.command()
+def enroll(
+    hub: Annotated[str, typer.Option(help="Address of the hub, like http://hub:8700.")],
+    token: Annotated[str, typer.Option(help="From `edgecase-cloud device add`; good for once.")],
+    out: Annotated[Path, typer.Option(help="The folder to make; name it as `enrolment` in the settings.")] = Path(
+        "enrolment"
+    ),
+) -> None:
+    """Make this device's key and have it certified by the cloud. Cut off at any point, it can be called again."""
+    from edgecase_agent.enroll import EnrolmentFailed
+    from edgecase_agent.enroll import enroll as enrolled
+
+    try:
+        device = enrolled(hub, token, out)
+    except EnrolmentFailed as error:
+        _wrong(error)
+    typer.echo(f"{device} is enrolled; its key and certificate are in {out}")
 
 
 @app.command()

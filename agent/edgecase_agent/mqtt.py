@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import queue
 import secrets
+import ssl
+import sys
 import threading
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import wraps
 from typing import Any, Concatenate, Final, ParamSpec
 
@@ -14,6 +16,7 @@ import paho.mqtt.client as paho
 import structlog
 from paho.mqtt.enums import CallbackAPIVersion, MQTTErrorCode
 
+from edgecase_agent.identity import AGAIN, Identity, IdentityError
 from edgecase_models import wire
 
 P = ParamSpec("P")
@@ -35,15 +38,15 @@ class Login:
 
     host: str
     port: int
-    username: str
-    password: str = field(repr=False)
+    identity: Identity
 
 
 class MqttLink:
     """MQTT 3.1.1 over paho, in a thread of its own that reconnects for ever.
 
     The session is clean: every request is repeated until it is answered, and a session kept by the broker would only bring grants that
-    have expired meanwhile. `session` names the connection; it is in the last will, so that a late will of an old one can be told.
+    have expired meanwhile. Each connection shows the certificate as it is then, so that a renewed one needs no other. `session` names the
+    connection; it is in the last will, so that a late will of an old one can be told.
     """
 
     def __init__(self, login: Login, device: str, *, wake: Callable[[], None], keepalive_s: int = 20) -> None:
@@ -59,11 +62,13 @@ class MqttLink:
         self.refused = ""  # why the broker did not let us in, in its own words
         self.dropped = 0  # messages that could not be read or kept
         client = paho.Client(CallbackAPIVersion.VERSION2, device, clean_session=True, protocol=paho.MQTTv311)
-        client.username_pw_set(login.username, login.password)
+        self._context = login.identity.context()
+        client.tls_set_context(self._context)
         client.max_queued_messages_set(_QUEUED)
         client.reconnect_delay_set(1, 20 + secrets.randbelow(21))  # a fleet must not come back in step
         client.on_pre_connect = _guarded(self, MqttLink._on_pre_connect)
         client.on_connect = _guarded(self, MqttLink._on_connect)
+        client.on_connect_fail = _guarded(self, MqttLink._on_connect_fail)
         client.on_subscribe = _guarded(self, MqttLink._on_subscribe)
         client.on_disconnect = _guarded(self, MqttLink._on_disconnect)
         client.on_message = _guarded(self, MqttLink._on_message)
@@ -111,14 +116,25 @@ class MqttLink:
 
     def _on_pre_connect(self, client: paho.Client, _data: object) -> None:
         self.session = secrets.token_hex(8)
+        try:
+            self._login.identity.present(self._context)
+        except IdentityError as error:  # it goes on with what it has shown before
+            self._refuse(str(error))
         will = wire.Status(device=self._device, online=False, session=self.session, at=wire.now())
         client.will_set(wire.up_topic(self._device, wire.Status), wire.encode(will), qos=1, retain=True)
 
     def _on_connect(self, client: paho.Client, _data: object, _flags: object, reason: Any, _properties: object) -> None:
         if reason.is_failure:
-            self._refuse(f"login refused: {reason}")
+            self._refuse(f"not let in: {reason}; if this device was revoked or enrolled anew, {AGAIN}")
             return
         _, self._subscription = client.subscribe(wire.down_topic(self._device, "+"), qos=1)
+
+    def _on_connect_fail(self, _client: paho.Client, _data: object) -> None:
+        error = sys.exception()  # paho calls this where it handles what went wrong, and does not say it
+        if isinstance(error, ssl.SSLCertVerificationError):
+            self._refuse(
+                f"the broker is not to be believed: {error.verify_message}; is the clock right? if so, {AGAIN}"
+            )
 
     def _on_subscribe(
         self, client: paho.Client, _data: object, mid: int, reasons: Sequence[Any], _properties: object
@@ -136,6 +152,8 @@ class MqttLink:
     def _on_disconnect(self, _client: object, _data: object, _flags: object, reason: Any, _properties: object) -> None:
         if self.connected:
             log.warning("broker connection lost", reason=str(reason))
+        elif problem := self._problem():  # it hangs up without a word on a certificate that it does not take
+            self._refuse(problem)
         self.connected = False
 
     def _on_message(self, _client: object, _data: object, message: paho.MQTTMessage) -> None:
@@ -146,6 +164,12 @@ class MqttLink:
         except (wire.WireError, queue.Full) as error:
             self.dropped += 1
             log.warning("message dropped", topic=message.topic[:80], reason=str(error) or "the inbox is full")
+
+    def _problem(self) -> str:
+        try:
+            return self._login.identity.validity().problem(wire.now())
+        except IdentityError as error:
+            return str(error)
 
     def _refuse(self, reason: str) -> None:
         if reason != self.refused:

@@ -14,6 +14,7 @@ from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, Settings
 from pydantic_settings.exceptions import SettingsError as SourceFailed
 
 from edgecase_agent.bandwidth import Metering, Window
+from edgecase_agent.identity import AGAIN, CERTIFICATE, DEVICE, ROOT, Identity, IdentityError
 from edgecase_agent.log import Level
 from edgecase_models.config import ConfigError, first_fault, make_absolute, nearest, read_toml
 from edgecase_models.policy import CampaignPolicies, CommitteePolicy, Policy, Section, SelectionPolicy, known_fields
@@ -226,7 +227,7 @@ class AgentSettings(BaseSettings):
     )
     data: Path = Field(default=Path("data"), description="The folder that this device writes to.")
     enrolment: Path | None = Field(
-        default=None, description="The folder from `edgecase-cloud device add`; without it nothing is sent."
+        default=None, description="The folder from `edgecase-agent enroll`; without it nothing is sent."
     )
     log_level: Level = Field(default="info", description="How much is logged: debug, info, warning, error.")
     source: SourceSettings
@@ -265,9 +266,8 @@ class Enrolment:
     device: str
     mqtt_host: str
     mqtt_port: int
-    mqtt_username: str
     hub_url: str
-    password: str = field(repr=False)
+    identity: Identity
     root: bytes = field(repr=False)
 
 
@@ -275,7 +275,6 @@ class _DeviceFile(msgspec.Struct, frozen=True):
     device: Annotated[str, msgspec.Meta(pattern=r"^[a-z0-9_-]{1,64}\Z")]
     mqtt_host: str
     mqtt_port: Annotated[int, msgspec.Meta(ge=1, le=65535)]
-    mqtt_username: str
     hub_url: Annotated[str, msgspec.Meta(pattern=r"^https?://[^/\s]+")]
 
 
@@ -299,22 +298,25 @@ def load_enrolment(settings: AgentSettings) -> Enrolment | None:
     if folder is None:
         return None
     if not folder.is_dir():
-        raise SettingsError(f"enrolment {folder}: no such folder; make one with `edgecase-cloud device add`")
-    try:
-        device = msgspec.convert(_table(folder / "device.toml"), _DeviceFile)
-        password = (folder / "password").read_text().strip()
-        root = (folder / "root.json").read_bytes()
-    except msgspec.ValidationError as error:
-        raise SettingsError(f"{folder / 'device.toml'}: {error}; copy the enrolment again") from error
-    except OSError as error:
+        raise SettingsError(f"enrolment {folder}: no such folder; make one with `edgecase-agent enroll`")
+    if (folder / "password").exists() and not (folder / CERTIFICATE).exists():
         raise SettingsError(
-            f"enrolment {error.filename}: cannot be read ({error.strerror}); make one with `edgecase-cloud device add`"
-        ) from error
+            f"enrolment {folder}: the cloud takes no passwords any more; remove the folder, and {AGAIN}"
+        )
+    try:
+        device = msgspec.convert(_table(folder / DEVICE), _DeviceFile)
+        root = (folder / ROOT).read_bytes()
+        identity = Identity(folder)
+        identity.context()
+    except msgspec.ValidationError as error:
+        raise SettingsError(f"{folder / DEVICE}: {error}; {AGAIN}") from error
+    except IdentityError as error:
+        raise SettingsError(f"enrolment {error}") from error
+    except OSError as error:
+        raise SettingsError(f"enrolment {error.filename}: cannot be read ({error.strerror}); {AGAIN}") from error
     if settings.device not in {None, device.device}:
         raise SettingsError(f'device is "{settings.device}", but {folder} enrols "{device.device}"; change one of them')
-    return Enrolment(
-        device.device, device.mqtt_host, device.mqtt_port, device.mqtt_username, device.hub_url, password, root
-    )
+    return Enrolment(device.device, device.mqtt_host, device.mqtt_port, device.hub_url, identity, root)
 
 
 def device_of(settings: AgentSettings, enrolment: Enrolment | None) -> str:

@@ -39,8 +39,9 @@ def lines(seen: Overview, now: datetime) -> Iterator[tuple[str, str]]:
         yield "uplink", _stopped(seen.uplink.at, now) or _uplink(seen.uplink)
     if seen.update is not None:
         yield "update", f"{seen.update.outcome}: {seen.update.why} ({_utc(seen.update.at)})"
-    if seen.update is not None and seen.update.policy_refused:
-        yield PROBLEM, seen.update.policy_refused
+    for refused in () if seen.update is None else (seen.update.policy_refused, seen.update.identity_problem):
+        if refused:
+            yield PROBLEM, refused
     for name in (
         "model_failure",
         "policy_failure",

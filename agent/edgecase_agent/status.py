@@ -52,7 +52,7 @@ class UplinkReport(msgspec.Struct, frozen=True, kw_only=True):
 class UpdateReport(msgspec.Struct, frozen=True, kw_only=True):
     """`update.json`: what the update loop last came to, in one word and in a sentence; `policy`, what it came to with policies.
 
-    `policy_refused`: why the hub's policy is not to be followed here.
+    `policy_refused`: why the hub's policy is not to be followed here. `identity_problem`: why its certificate is not renewed.
     """
 
     at: datetime
@@ -61,6 +61,7 @@ class UpdateReport(msgspec.Struct, frozen=True, kw_only=True):
     why: str = ""
     policy: str = ""
     policy_refused: str = ""
+    identity_problem: str = ""
 
 
 def read(path: Path, kind: type[T]) -> T | None:

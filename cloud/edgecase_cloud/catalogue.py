@@ -108,12 +108,19 @@ class Base(DeclarativeBase):
 
 
 class Device(Base):
-    """A device that was added, with what it last reported of itself."""
+    """A device that was added, how it is enrolled (see `devices.standing`), and what it last reported of itself."""
 
     __tablename__ = "devices"
     id: Mapped[str] = mapped_column(String(64), primary_key=True)
     added_at: Mapped[datetime]
-    password_sha256: Mapped[str] = mapped_column(String(64))
+    enrolment: Mapped[str] = mapped_column(String(32), default="")  # stands in the subject of its certificates
+    token_sha256: Mapped[str] = mapped_column(String(64), default="", index=True)
+    token_expires_at: Mapped[datetime | None]
+    key_sha256: Mapped[str] = mapped_column(
+        String(64), default="", index=True
+    )  # of the public key; empty until it enrols
+    certificate_expires_at: Mapped[datetime | None]
+    revoked_at: Mapped[datetime | None]
     online: Mapped[bool] = mapped_column(default=False)
     session: Mapped[str] = mapped_column(default="")
     last_seen_at: Mapped[datetime | None]

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from edgecase_cloud import learn_cli
-from edgecase_cloud.terminal import Data, Json, fail, one_line, print_json, print_table, say
+from edgecase_cloud.terminal import Data, Json, one_line, print_json, print_table, say
 
 if TYPE_CHECKING:
     from datetime import datetime
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from edgecase_cloud.services import Endpoints, Services
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, help=__doc__)
-device_app = typer.Typer(no_args_is_help=True, help="Add devices, and list them.")
+device_app = typer.Typer(no_args_is_help=True, help="Add devices, list them, and shut them out.")
 app.add_typer(device_app, name="device")
 app.add_typer(learn_cli.app)
 
@@ -59,32 +59,49 @@ def up(
 def device_add(
     device: Annotated[str, typer.Argument(help="The device's id: 1 to 64 of a-z, 0-9, '_' and '-'.")],
     data: Data,
-    out: Annotated[Path | None, typer.Option(help="Put the enrolment folder here, too.")] = None,
     as_json: Json = False,
 ) -> None:
-    """Let a device in, now if the cloud runs; prints the enrolment folder that it needs."""
+    """Let a device enrol; prints the command that does it, with a token that is good for once."""
     from edgecase_cloud import devices, release, services
     from edgecase_models import wire
 
     with one_line():
         parts = services.open_services(services.effective_settings(data), create=True)
+        if not parts.settings.web_port:
+            raise devices.DeviceError("the cloud takes any free port, so start it first: edgecase-cloud up")
         try:
-            root = release.ensure_repository(parts.settings).trust_root()
+            release.ensure_repository(parts.settings)
         except release.ReleaseError as error:
             raise devices.DeviceError(f"there is nothing for {device} to trust: {error}") from error
-        folder = devices.add(parts, device, root, wire.now(), out)
-        running = services.running_endpoints(data) is not None
-        if running and not _within_s(5.0, lambda: devices.is_accepted(parts.settings, device)):
-            fail(f"{device} was added, but the broker does not let it in yet; see {parts.settings.path('logs')}", 1)
+        invited = devices.add(parts, device, wire.now())
+    running = services.running_endpoints(data) is not None
     if as_json:
-        print_json({"device": device, "enrolment": str(folder), "running": running})
-    else:
-        say(f"{device} may connect; its enrolment is in {folder}")
+        told = {"device": device, "token": str(invited.token), "hub": invited.hub_url, "command": invited.command}
+        print_json({**told, "expires_at": invited.expires_at.isoformat(), "running": running})
+        return
+    say(f"on {device}, until {invited.expires_at:%Y-%m-%d %H:%M} UTC and once:")
+    say(f"  {invited.command}")
+    if not running:
+        say(f"it needs the cloud to run: edgecase-cloud up --data {data}")
+
+
+@device_app.command("revoke")
+def device_revoke(
+    device: Annotated[str, typer.Argument(help="The device's id.")],
+    data: Data,
+) -> None:
+    """Shut a device out, at once; what it has sent stays. Added again, it can enrol again."""
+    from edgecase_cloud import devices, services
+    from edgecase_models import wire
+
+    with one_line():
+        devices.revoke(services.open_folder(data), device, wire.now())
+    say(f"{device} is revoked; to let it in again: edgecase-cloud device add {device} --data {data}")
 
 
 @device_app.command("list")
 def device_list(data: Data, as_json: Json = False) -> None:
-    """Every device, with what it last said of itself."""
+    """Every device: how it is enrolled and until when, and what it last said of itself."""
     from edgecase_cloud import devices, services
 
     with one_line():
@@ -93,7 +110,29 @@ def device_list(data: Data, as_json: Json = False) -> None:
     if as_json:
         print_json(found)
     else:
-        print_table(("device", "online", "last seen", "runs"), [_cells(entry) for entry in found])
+        print_table(("device", "standing", "until", "online", "last seen", "runs"), [_cells(entry) for entry in found])
+
+
+@app.command()
+def audit(
+    data: Data,
+    last: Annotated[int, typer.Option(min=1, max=10_000, help="How many events, the newest last.")] = 50,
+    as_json: Json = False,
+) -> None:
+    """Who was refused and why, and which devices were added, enrolled, renewed and revoked."""
+    from edgecase_cloud import audit as audits
+    from edgecase_cloud import services
+
+    with one_line():
+        found = audits.latest(services.open_folder(data).catalogue, last)
+    if as_json:
+        print_json([{"at": e.at.isoformat(), "kind": e.kind, "subject": e.subject, "detail": e.detail} for e in found])
+        return
+    rows = [
+        (f"{e.at:%Y-%m-%d %H:%M:%S}", e.kind, e.subject, ", ".join(f"{k} {v}" for k, v in e.detail.items()))
+        for e in found
+    ]
+    print_table(("at (UTC)", "what", "who", "detail"), rows)
 
 
 @app.command()
@@ -288,16 +327,19 @@ def _serve_web(data: Path) -> None:
 
 
 def _serve_ingest(data: Path) -> None:
-    from edgecase_cloud import broker, mqtt, private, services, settings
+    from edgecase_cloud import broker, devices, mqtt, private, services, settings
     from edgecase_cloud.ingest import Ingest
+    from edgecase_models import wire
 
     # One quick try: a question that the store does not answer is asked again later, and others go first meanwhile.
     parts = services.open_services(settings.load(data), store_timeout_s=3.0, store_attempts=1)
     chosen, keys = parts.settings, parts.settings.path("keys")
+    authority = devices.an_authority(parts)
+    credential = authority.for_client(keys / broker.INGEST_CREDENTIAL, broker.INGEST, wire.now())
     link = mqtt.Link(
         chosen.host,
         chosen.mqtt_port,
-        private.secret(keys / broker.INGEST_KEY),
+        broker.client_context(authority.path, credential),
         private.secret(keys / "ingest-session", 12),  # not to be guessed: who has it can take the session over
     )
     make_durable = mqtt.sync_filesystem(chosen.data) if chosen.durability == "strict" else mqtt.trust_the_kernel
@@ -372,11 +414,14 @@ def _summary(parts: Services) -> dict[str, Any]:
 
 
 def _device(row: Any) -> dict[str, Any]:
-    from edgecase_cloud import twins
+    from edgecase_cloud import devices, twins
     from edgecase_models import wire
 
+    ends = row.certificate_expires_at
     return {
         "id": row.id,
+        "standing": devices.standing(row, wire.now()).value,
+        "certificate_expires_at": ends.isoformat() if ends else None,
         "online": row.online,
         "last_seen_at": row.last_seen_at.isoformat() if row.last_seen_at else None,
         "running_digest": row.running_digest,
@@ -392,8 +437,9 @@ def _standing(entry: dict[str, Any]) -> str:
 
 def _cells(entry: dict[str, Any]) -> tuple[str, ...]:
     seen = (entry["last_seen_at"] or "never")[:19]
+    until = (entry["certificate_expires_at"] or "")[:10]
     name = entry["id"] + (SHARED if entry["shared_at"] else "")
-    return name, "yes" if entry["online"] else "no", seen, entry["running_digest"][:12]
+    return name, entry["standing"], until, "yes" if entry["online"] else "no", seen, entry["running_digest"][:12]
 
 
 def _mib(summary: dict[str, Any]) -> str:
@@ -411,12 +457,3 @@ def _ready(data: Path, endpoints: Endpoints, seconds: float) -> None:
     ):
         say(f"  {name:<7}{value}")
     say("Ctrl-C stops everything")
-
-
-def _within_s(seconds: float, condition: Any) -> bool:
-    deadline_s = time.monotonic() + seconds
-    while not condition():
-        if time.monotonic() > deadline_s:
-            return False
-        time.sleep(0.05)
-    return True

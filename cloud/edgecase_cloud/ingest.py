@@ -16,6 +16,7 @@ from sqlalchemy.exc import OperationalError
 from sqlalchemy.orm import Session
 
 from edgecase_cloud import clocks, twins
+from edgecase_cloud.audit import Audit, Refusal, Refused
 from edgecase_cloud.catalogue import (
     ADOPTED,
     DELIVERY_MOVES,
@@ -88,6 +89,7 @@ class Ingest:
         self._catalogue = services.catalogue
         self._store = services.store
         self._pictures = pictures or decoder()
+        self._audit = Audit(services.catalogue)
         self._class_index: dict[str, int] = {}
         self._distrusted: dict[str, datetime] = {}
 
@@ -131,10 +133,11 @@ class Ingest:
 
     def _handle(self, device: str, message: wire.Up, now: datetime) -> list[Reply]:
         if message.device != device:
-            self._record(now, "forged topic", device, {"claims": message.device, "type": type(message).__name__})
+            claims = {"claims": message.device, "type": type(message).__name__}
+            self._audit.refused(Refusal(Refused.TOPIC, device, "claims another device", claims, proven=True), now)
             return []
         if not self._is_known(device):
-            self._record(now, "unknown device", device, {"type": type(message).__name__})
+            self._audit.refused(Refusal(Refused.UNKNOWN, device, "not added", {"type": type(message).__name__}), now)
             return []
         match message:
             case wire.Offer():

@@ -6,6 +6,7 @@ import ctypes
 import heapq
 import os
 import queue
+import ssl
 import threading
 import time
 from collections.abc import Callable
@@ -22,7 +23,7 @@ from paho.mqtt.enums import CallbackAPIVersion
 from sqlalchemy.exc import OperationalError
 
 from edgecase_cloud import policies
-from edgecase_cloud.broker import ANSWER_TOPIC, ASK_TOPIC, INGEST
+from edgecase_cloud.broker import ANSWER_TOPIC, ASK_TOPIC
 from edgecase_cloud.catalogue import Bundle, Catalogue, Device, Event
 from edgecase_cloud.ingest import Ingest, Reply
 from edgecase_cloud.store import Unreachable
@@ -66,7 +67,7 @@ class Link:
     it is still in hand is not put there twice: letting go of it twice could hit another message that has its packet id.
     """
 
-    def __init__(self, host: str, port: int, password: str, client_id: str) -> None:
+    def __init__(self, host: str, port: int, context: ssl.SSLContext, client_id: str) -> None:
         self.arrivals: queue.Queue[Arrival] = queue.Queue()
         self.connection = 0
         self._in_hand: set[int] = set()  # packet ids of this connection that are not let go of
@@ -80,7 +81,7 @@ class Link:
             protocol=paho.MQTTv311,
             manual_ack=True,
         )
-        self._client.username_pw_set(INGEST, password)
+        self._client.tls_set_context(context)
         self._client.max_inflight_messages_set(200)
         self._client.reconnect_delay_set(1, 8)
         self._client.on_connect = self._on_connect

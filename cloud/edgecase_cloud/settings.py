@@ -47,6 +47,10 @@ class CloudSettings(BaseSettings):
         "normal", description="strict: an acknowledged frame survives a power cut of this machine, too."
     )
     grant_s: int = Field(900, ge=30, le=604_800, description="How long a device may use a grant.")
+    token_s: int = Field(86_400, ge=1, le=2_592_000, description="How long a token may be used to enrol a device.")
+    certificate_days: float = Field(
+        30, gt=0, le=397, description="How long a device's certificate lasts; it is renewed at two thirds of that."
+    )
     max_frames_per_device_per_day: int | None = Field(
         None, ge=0, description="Offers of one device beyond this many in one UTC day are declined."
     )
@@ -85,7 +89,7 @@ class CloudSettings(BaseSettings):
             loopback = False
         if not loopback:
             raise ValueError(
-                f"{value!r} is not a loopback address like 127.0.0.1: the pages have no login and the servers no TLS, "
+                f"{value!r} is not a loopback address like 127.0.0.1: the pages have no login and the store no TLS, "
                 "so they serve this machine only"
             )
         return address

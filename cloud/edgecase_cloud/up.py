@@ -11,6 +11,7 @@ import os
 import secrets
 import shutil
 import signal
+import ssl
 import sys
 import time
 from collections.abc import Callable, Iterator
@@ -18,20 +19,24 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
-from sqlalchemy.exc import DatabaseError
+from sqlalchemy.exc import DatabaseError, OperationalError
 
 from edgecase_cloud import broker, devices, durable, private, processes, services, weed
+from edgecase_cloud.audit import Audit
+from edgecase_cloud.broker_log import BrokerLog
 from edgecase_cloud.errors import Unusable
 from edgecase_cloud.services import Endpoints, Services
 from edgecase_cloud.settings import CloudSettings
 from edgecase_cloud.store import ObjectStore, StoreError
 from edgecase_cloud.supervisor import Child, ChildFailed, Supervisor
+from edgecase_models import wire
 
 SERVERS: Final = ("broker", "store")
 WORKERS: Final = ("ingest", "web", "learn")
 _READY_WITHIN_S: Final = 60.0
 _TRIES_TO_START: Final = 3
 _LEFTOVERS_S: Final = 8.0
+_WHO_MAY_COME_EVERY_S: Final = 5.0
 _PORTS: Final = {"web_port": "--web-port", "mqtt_port": "--mqtt-port", "s3_port": "--s3-port"}
 
 
@@ -57,12 +62,16 @@ def up(settings: CloudSettings, report: Report) -> None:
     with _only_one(settings.data), _stop_signals() as wanted:
         settings = _with_ports(settings)
         supervisor = Supervisor(settings.path("logs"), settings.log_bytes)
+        said = BrokerLog(supervisor.log("broker"), settings.log_bytes)
         try:
             parts = _start(settings, supervisor)
             _wait_until_ready(parts, supervisor, wanted, report)
             _publish(settings, supervisor)
             report.ready(_endpoints(settings, supervisor))
+            _name_those_outside(parts, report)
+            door = _Door(parts, said, report)
             while True:
+                door.step(supervisor.pids().get("broker"))
                 _look_after(supervisor, wanted, report, lambda: _publish(settings, supervisor))
         except Stopped:
             pass
@@ -94,11 +103,10 @@ def _start(settings: CloudSettings, supervisor: Supervisor) -> Services:
         )
     )
     parts = services.open_services(settings, create=True, store_timeout_s=3.0, store_attempts=1)
-    devices.refresh_enrolments(parts)
     supervisor.start(
         Child(
             "broker",
-            lambda: broker.command(devices.write_broker_configuration(parts)),
+            lambda: broker.command(devices.write_broker_configuration(parts, wire.now())),
             folder=private.folder(settings.path("broker")),
             environment={},
         )
@@ -118,11 +126,13 @@ def _start(settings: CloudSettings, supervisor: Supervisor) -> Services:
 
 def _wait_until_ready(parts: Services, supervisor: Supervisor, wanted: _Signals, report: Report) -> None:
     settings = parts.settings
-    probe = private.secret(settings.path("keys", broker.PROBE_KEY))
+    authority = devices.an_authority(parts)
+    credential = authority.for_client(settings.path("keys", broker.PROBE_CREDENTIAL), broker.PROBE, wire.now())
+    probe = broker.client_context(authority.path, credential)
     address = (settings.host, settings.mqtt_port)
     deadline_s = time.monotonic() + _READY_WITHIN_S
     checks: dict[str, Callable[[], bool]] = {
-        "broker": lambda: broker.accepts(*address, broker.PROBE, probe),
+        "broker": lambda: broker.accepts(*address, probe),
         "store": lambda: _store_serves(parts.store),
         "web": lambda: _web_answers(settings.host, settings.web_port),
         "ingest": lambda: _ingest_answers(*address, probe),
@@ -153,6 +163,50 @@ def _look_after(supervisor: Supervisor, wanted: _Signals, report: Report, change
     wanted.check()
 
 
+class _Door:
+    """What the broker needs besides running: its refusals are recorded, and it is told where who may come in has changed by time alone.
+
+    It also learns here of what a command that was killed has written, but not said.
+    """
+
+    def __init__(self, parts: Services, said: BrokerLog, report: Report) -> None:
+        self._parts = parts
+        self._said = said
+        self._audit = Audit(parts.catalogue)
+        self._report = report
+        self._told = ""
+        self._look_at_s = 0.0
+        self._failed = False
+
+    def step(self, broker_pid: int | None) -> None:
+        try:
+            for refusal in self._said.step(broker_pid) if broker_pid is not None else ():
+                self._audit.refused(refusal, wire.now())
+            if time.monotonic() >= self._look_at_s:
+                self._look_at_s = time.monotonic() + _WHO_MAY_COME_EVERY_S
+                self._tell()
+            self._failed = False
+        except (OperationalError, OSError) as error:  # a full disk, as a rule
+            if not self._failed:
+                self._report.trouble(f"devices and refusals cannot be looked after now: {error}")
+            self._failed = True
+
+    def _tell(self) -> None:
+        text = devices.broker_configuration(self._parts, wire.now())
+        if text != self._told:
+            devices.tell_broker(self._parts, wire.now())
+            self._told = text
+
+
+def _name_those_outside(parts: Services, report: Report) -> None:
+    outside = [row.id for row in devices.every(parts) if devices.standing(row, wire.now()) is devices.Standing.OUTSIDE]
+    if outside:
+        report.trouble(
+            f"{', '.join(outside)}: passwords are no more; enrol each once: "
+            f"edgecase-cloud device add ID --data {parts.settings.data}"
+        )
+
+
 # Checks
 
 
@@ -177,7 +231,7 @@ def _web_answers(host: str, port: int) -> bool:
         connection.close()
 
 
-def _ingest_answers(host: str, port: int, password: str, within_s: float = 1.0) -> bool:
+def _ingest_answers(host: str, port: int, context: ssl.SSLContext, within_s: float = 1.0) -> bool:
     """Whether a question to ingest comes back through the broker."""
     import paho.mqtt.client as paho
     from paho.mqtt.enums import CallbackAPIVersion
@@ -185,7 +239,7 @@ def _ingest_answers(host: str, port: int, password: str, within_s: float = 1.0) 
     question = secrets.token_hex(8).encode()
     answers: list[bytes] = []
     client = paho.Client(CallbackAPIVersion.VERSION2, protocol=paho.MQTTv311)
-    client.username_pw_set(broker.PROBE, password)
+    client.tls_set_context(context)
 
     def subscribe(*_: object) -> None:
         client.subscribe(broker.ANSWER_TOPIC, qos=1)

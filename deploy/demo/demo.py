@@ -204,18 +204,10 @@ def _bring_in(plan: Plan, datasets: dict[str, Path]) -> None:
 
 
 def _start_device(plan: Plan, device: str, spec: StreetSpec, stack: ExitStack) -> Child:
-    run_to_end(
-        [
-            "edgecase-cloud",
-            "device",
-            "add",
-            device,
-            "--data",
-            str(plan.out / "cloud"),
-            "--out",
-            str(plan.out / device / "enrolment"),
-        ]
-    )
+    added = run_to_end(["edgecase-cloud", "device", "add", device, "--data", str(plan.out / "cloud"), "--json"])
+    told = json.loads(added)
+    enrolment = plan.out / device / "enrolment"
+    run_to_end(["edgecase-agent", "enroll", "--hub", told["hub"], "--token", told["token"], "--out", str(enrolment)])
     config = plan.config(device)
     config.write_text(_agent_toml(plan, device, spec))
     return Child.start(

@@ -19,6 +19,7 @@ from edgecase_models.bundle import Bundle
 from edgecase_models.detector import Runtime
 from edgecase_models.policy import Policy, PolicyError
 from support.bundles import a_bundle
+from support.identities import complete, self_made
 from support.pictures import a_folder
 
 
@@ -83,10 +84,7 @@ def test_novelty_is_refused_for_a_seed_without_features_and_left_for_a_release_w
 
 def test_campaigns_for_the_enrolled_device_and_for_its_cohorts_reach_its_frames(tmp_path: Path, seed: Bundle) -> None:
     a_folder(tmp_path / "pictures", 5)
-    (tmp_path / "cam-7").mkdir()
-    who = 'device = "cam-7"\nmqtt_host = "x"\nmqtt_port = 1\nmqtt_username = "cam-7"\nhub_url = "http://x"\n'
-    for name, content in {"device.toml": who, "password": "x", "root.json": "{}"}.items():
-        (tmp_path / "cam-7" / name).write_text(content)
+    complete(self_made(tmp_path / "cam-7"), "cam-7")
     table = '[[campaigns]]\nname = "{0}"\nwhen = "true"\nquota_per_day = 9\ncohort = ["{0}"]\n'
     campaigns = "".join(table.format(name) for name in ("cam-7", "vans", "cars"))
     settings = configured(
@@ -128,12 +126,7 @@ def test_an_accepted_policy_is_followed_and_told_to_the_cloud_unless_the_setting
     tmp_path: Path, seed: Bundle, more: str, follows: bool
 ) -> None:
     a_folder(tmp_path / "pictures", 3)
-    enrolment = tmp_path / "enrolment"
-    enrolment.mkdir()
-    device = {"device": "van-1", "mqtt_host": "h", "mqtt_port": 1, "mqtt_username": "u", "hub_url": "http://h"}
-    (enrolment / "device.toml").write_text("".join(f"{key} = {json.dumps(value)}\n" for key, value in device.items()))
-    for name in ("password", "root.json"):
-        (enrolment / name).write_text("x")
+    enrolment = complete(self_made(tmp_path / "enrolment"), "van-1")
     settings = configured(tmp_path, more).model_copy(update={"enrolment": enrolment})
     campaign = {"name": "vans", "when": 'device == "van-1"', "quota_per_day": 9, "cohort": ["van-*"]}
     policy = Policy.model_validate(

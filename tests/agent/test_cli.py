@@ -21,6 +21,7 @@ from edgecase_agent.spool import Spool
 from edgecase_models import wire
 from support.bundles import a_bundle, expecting_more, rewritten
 from support.hub import Hub, running_hub
+from support.identities import an_identity, complete, self_made
 from support.pictures import a_folder
 from support.store import Store
 from support.tiny_cloud import TinyCloud, serve
@@ -68,15 +69,10 @@ class Site:
         path.write_text(f"{more}\n{content}")
         return path
 
-    def enrol(self, device: str, mqtt_port: int, password: str, hub: Hub) -> str:
+    def enrol(self, device: str, mqtt_port: int, identity: Path, hub: Hub) -> str:
         """Write the enrolment; the line that names it."""
-        folder = self.folder / "enrolment"
-        folder.mkdir(exist_ok=True)
-        (folder / "device.toml").write_text(
-            f'device = "{device}"\nmqtt_host = "127.0.0.1"\nmqtt_port = {mqtt_port}\nmqtt_username = "{device}"\nhub_url = "{hub.url}"\n'
-        )
-        (folder / "password").write_text(password)
-        (folder / "root.json").write_bytes(hub.root)
+        folder = shutil.copytree(identity, self.folder / "enrolment", dirs_exist_ok=True)
+        complete(folder, device, mqtt_port=mqtt_port, hub_url=hub.url, root=hub.root)
         return 'enrolment = "enrolment"'
 
     def watched(self) -> dict[str, Any]:
@@ -92,10 +88,22 @@ def site(tmp_path: Path) -> Site:
 
 
 def test_help_and_commands_are_there_without_loading_what_they_need() -> None:
-    heavy = {"numpy", "cv2", "onnxruntime", "pydantic", "paho", "tuf", "structlog", "sqlite3", "av", "msgspec"}
+    heavy = {
+        "numpy",
+        "cv2",
+        "onnxruntime",
+        "pydantic",
+        "paho",
+        "tuf",
+        "cryptography",
+        "structlog",
+        "sqlite3",
+        "av",
+        "msgspec",
+    }
     script = f"import edgecase_agent.cli, sys; print({heavy} & set(sys.modules))"
     assert subprocess.check_output([sys.executable, "-c", script], text=True).strip() == "set()"
-    assert {"run", "check", "status"} <= set(ran("--help").stdout.split())
+    assert {"enroll", "run", "check", "status"} <= set(ran("--help").stdout.split())
     assert ran("--version").stdout.strip()
 
 
@@ -321,7 +329,8 @@ def test_check_says_which_campaigns_are_for_this_device(site: Site) -> None:
 
 def test_check_names_all_that_fails_and_its_cure(site: Site, broker, hub: Hub) -> None:
     broker.add_device("cli-5")
-    enrolment = site.enrol("cli-5", broker.port, "wrong", hub)
+    replaced = an_identity(site.folder / "replaced", broker.authority, "cli-5", "an earlier enrolment")
+    enrolment = site.enrol("cli-5", broker.port, replaced, hub)
     (site.folder / "enrolment" / "root.json").write_bytes(b"{}")
     shutil.rmtree(site.folder / "pictures")
     _corrupt_model(site)
@@ -329,14 +338,15 @@ def test_check_names_all_that_fails_and_its_cure(site: Site, broker, hub: Hub) -
     assert code == 2
     assert {name for name, (ok, _) in found.items() if ok is False} == {"disk", "model", "source", "broker", "hub"}
     assert "free some space" in found["disk"][1]
-    assert "login refused" in found["broker"][1]
-    assert "copy the enrolment" in found["hub"][1]
+    assert "not let in" in found["broker"][1]
+    assert "enrol it again" in found["broker"][1]
+    assert "enrol it again" in found["hub"][1]
 
 
 def test_check_with_servers_that_are_away_says_so(site: Site, tmp_path: Path) -> None:
     with running_hub(tmp_path / "gone") as hub:
         pass
-    enrolment = site.enrol("cli-6", 9, "x", hub)
+    enrolment = site.enrol("cli-6", 9, self_made(tmp_path / "cli-6"), hub)
     code, found = findings(site.configure(enrolment))
     assert code == 2
     assert "cannot be reached" in found["broker"][1]

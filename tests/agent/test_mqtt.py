@@ -2,23 +2,32 @@
 
 from __future__ import annotations
 
+import re
 import secrets
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
+from datetime import timedelta
+from pathlib import Path
 
 import pytest
 
+from edgecase_agent.identity import Identity
 from edgecase_agent.mqtt import LinkDied, Login, MqttLink
+from edgecase_cloud.authority import Authority
 from edgecase_models import wire
 from support.broker import Broker
+from support.identities import an_identity
 from support.wait import until
 
 
+def a_login(broker: Broker, folder: Path) -> Login:
+    return Login(broker.host, broker.port, Identity(folder))
+
+
 @contextmanager
-def linked(broker: Broker, device: str, password: str | None = None) -> Iterator[MqttLink]:
-    login = Login(broker.host, broker.port, device, password or broker.add_device(device))
-    link = MqttLink(login, device, wake=lambda: None, keepalive_s=5)
+def linked(broker: Broker, device: str, folder: Path | None = None) -> Iterator[MqttLink]:
+    link = MqttLink(a_login(broker, folder or broker.add_device(device)), device, wake=lambda: None, keepalive_s=5)
     link.start()
     try:
         yield link
@@ -48,7 +57,7 @@ def test_messages_arrive_in_order_and_one_at_a_time(broker: Broker) -> None:
 
 def test_what_is_published_while_connected_reaches_the_broker_and_before_that_nothing_is_taken(broker: Broker) -> None:
     cloud = broker.ingest_client("edgecase/1/up/#")
-    link = MqttLink(Login(broker.host, broker.port, "link-2", broker.add_device("link-2")), "link-2", wake=lambda: None)
+    link = MqttLink(a_login(broker, broker.add_device("link-2")), "link-2", wake=lambda: None)
     assert not link.publish("edgecase/1/up/link-2/offer", b"too early")
     link.start()
     assert connected(link).publish("edgecase/1/up/link-2/offer", b"now")
@@ -89,18 +98,54 @@ def test_last_words_replace_the_retained_status(broker: Broker) -> None:
     cloud.leave()
 
 
-def test_a_wrong_password_is_said_and_nothing_is_published(broker: Broker) -> None:
+@pytest.mark.parametrize(
+    ("enrolment", "life", "says"),
+    [
+        (
+            "replaced",
+            timedelta(days=1),
+            "not let in: Not authorized; if this device was revoked or enrolled anew, enrol it again",
+        ),
+        ("0", timedelta(hours=1), "the certificate ended at .* UTC; enrol it again with the command"),
+    ],
+)
+def test_a_certificate_that_is_not_taken_is_said_with_its_cure_and_nothing_is_published(
+    broker: Broker, tmp_path: Path, enrolment: str, life: timedelta, says: str
+) -> None:
     broker.add_device("link-5")
-    with linked(broker, "link-5", "wrong") as link:
+    folder = an_identity(tmp_path, broker.authority, "link-5", enrolment, life=life, ago=timedelta(hours=2))
+    with linked(broker, "link-5", folder) as link:
         until(lambda: link.refused, what="the refusal")
+        assert re.match(says, link.refused), link.refused
         assert not link.connected
         assert not link.publish("edgecase/1/up/link-5/offer", b"x")
 
 
+def test_a_broker_that_another_authority_vouches_for_is_told_nothing(broker: Broker, tmp_path: Path) -> None:
+    other = Authority(tmp_path / "other")
+    folder = an_identity(tmp_path / "device", broker.authority, "link-10", believes=other)
+    with linked(broker, "link-10", folder) as link:
+        until(lambda: link.refused, what="the refusal")
+        assert "the broker is not to be believed" in link.refused
+        assert "enrol it again" in link.refused
+
+
+def test_a_connection_shows_the_certificate_as_it_is_then(own_broker: Broker, tmp_path: Path) -> None:
+    """A renewal asks nothing of the line: what stands goes on, what begins is with the new certificate, the old one having ended."""
+    key = own_broker.add_device("link-11")
+    ended = an_identity(tmp_path, own_broker.authority, "link-11", life=timedelta(hours=1), ago=timedelta(hours=2))
+    with linked(own_broker, "link-11", ended) as link:
+        until(lambda: link.refused, what="the refusal")
+        for name in ("key.pem", "certificate.pem"):
+            (key / name).replace(ended / name)
+        until(lambda: link.connected, within_s=30, what="the link to stand")
+        assert link.refused == ""
+
+
 def test_a_broker_that_is_not_there_is_waited_for(own_broker: Broker) -> None:
-    password = own_broker.add_device("link-6")
+    folder = own_broker.add_device("link-6")
     own_broker.kill()
-    with linked(own_broker, "link-6", password) as link:
+    with linked(own_broker, "link-6", folder) as link:
         assert link.receive() is None
         own_broker.start()
         until(lambda: link.connected, within_s=30, what="the link to stand")
@@ -124,8 +169,7 @@ def test_what_cannot_be_read_is_dropped_counted_and_harms_nothing(broker: Broker
 def test_a_fault_in_a_callback_reaches_the_loop_instead_of_ending_the_thread_unseen(broker: Broker) -> None:
     cloud = broker.ingest_client()
     woken = threading.Event()
-    login = Login(broker.host, broker.port, "link-8", broker.add_device("link-8"))
-    link = MqttLink(login, "link-8", wake=woken.set)
+    link = MqttLink(a_login(broker, broker.add_device("link-8")), "link-8", wake=woken.set)
     link.start()
     connected(link)
     link._inbox.put_nowait = lambda _item: 1 / 0  # type: ignore[assignment, method-assign]
@@ -153,7 +197,3 @@ def test_a_network_thread_that_is_no_more_is_noticed(broker: Broker) -> None:
         thread.join(10)
         with pytest.raises(LinkDied):
             link.receive()
-
-
-def test_the_password_is_in_no_representation(broker: Broker) -> None:
-    assert "hunter2" not in repr(Login("host", 1, "user", "hunter2"))

@@ -21,6 +21,7 @@ from edgecase_agent.settings import (
     load_settings,
 )
 from edgecase_models.policy import Policy, SecondMember, Trigger, known_fields
+from support.identities import self_made
 
 LEAST = """
 [source]
@@ -255,30 +256,23 @@ DEVICE = """
 device = "cam-1"
 mqtt_host = "127.0.0.1"
 mqtt_port = 8701
-mqtt_username = "cam-1"
 hub_url = "http://127.0.0.1:8700"
 something_new = true
 """
 
 
 def enrolled(folder: Path, device: str = DEVICE, own: str = "") -> AgentSettings:
-    (folder / "enrolment").mkdir()
+    self_made(folder / "enrolment")
     (folder / "enrolment" / "device.toml").write_text(device)
-    (folder / "enrolment" / "password").write_text("secret\n")
     (folder / "enrolment" / "root.json").write_bytes(b"{}")
     return load(folder, f'enrolment = "enrolment"\n{own}\n{LEAST}')
 
 
-def test_an_enrolment_gives_the_identity_and_its_password_is_never_shown(tmp_path: Path) -> None:
+def test_an_enrolment_gives_the_identity(tmp_path: Path) -> None:
     enrolment = load_enrolment(enrolled(tmp_path))
     assert enrolment is not None
-    assert (enrolment.device, enrolment.mqtt_port, enrolment.password, enrolment.root) == (
-        "cam-1",
-        8701,
-        "secret",
-        b"{}",
-    )
-    assert "secret" not in repr(enrolment)
+    assert (enrolment.device, enrolment.mqtt_port, enrolment.root) == ("cam-1", 8701, b"{}")
+    assert enrolment.identity.folder == tmp_path / "enrolment"
 
 
 @pytest.mark.parametrize(
@@ -301,9 +295,27 @@ def test_an_enrolment_that_cannot_be_used_is_one_line(tmp_path: Path, device: st
 
 def test_a_missing_enrolment_names_the_command_that_makes_one(tmp_path: Path) -> None:
     settings = load(tmp_path, f'enrolment = "nowhere"\n{LEAST}')
-    with pytest.raises(SettingsError, match="nowhere: no such folder; make one with `edgecase-cloud device add`"):
+    with pytest.raises(SettingsError, match="nowhere: no such folder; make one with `edgecase-agent enroll`"):
         load_enrolment(settings)
-    enrolled_settings = enrolled(tmp_path)
-    (tmp_path / "enrolment" / "password").unlink()
-    with pytest.raises(SettingsError, match="edgecase-cloud device add"):
-        load_enrolment(enrolled_settings)
+
+
+@pytest.mark.parametrize("name", ["key.pem", "certificate.pem", "ca.pem", "root.json"])
+def test_an_enrolment_that_lacks_a_file_names_it_and_the_command_that_makes_another(tmp_path: Path, name: str) -> None:
+    settings = enrolled(tmp_path)
+    (tmp_path / "enrolment" / name).unlink()
+    with pytest.raises(SettingsError, match=r"enrolment .*(No such file|cannot be used).*`edgecase-cloud device add`"):
+        load_enrolment(settings)
+
+
+def test_a_key_that_is_not_the_certificates_is_told(tmp_path: Path) -> None:
+    settings = enrolled(tmp_path)
+    (self_made(tmp_path / "other") / "key.pem").replace(tmp_path / "enrolment" / "key.pem")
+    with pytest.raises(SettingsError, match=r"certificate.pem with key.pem cannot be used .*enrol it again"):
+        load_enrolment(settings)
+
+
+def test_an_enrolment_of_an_earlier_version_with_a_password_says_the_way_forward(tmp_path: Path) -> None:
+    settings = enrolled(tmp_path)
+    (tmp_path / "enrolment" / "certificate.pem").rename(tmp_path / "enrolment" / "password")
+    with pytest.raises(SettingsError, match=r"takes no passwords any more; remove the folder, and enrol it again"):
+        load_enrolment(settings)

@@ -20,6 +20,7 @@ from edgecase_agent import spool_rows
 from edgecase_agent.allowance import Allowance, Limits
 from edgecase_agent.bandwidth import Bandwidth, Window
 from edgecase_agent.frames import new_frame_id
+from edgecase_agent.identity import Identity
 from edgecase_agent.mqtt import Login, MqttLink
 from edgecase_agent.spool import Spool
 from edgecase_agent.spool_rows import State
@@ -710,9 +711,9 @@ def test_what_was_in_flight_at_a_kill_counts_as_sent(memory_path: Path) -> None:
 class Real:
     """An uplink over paho and urllib3, stepped by a thread as in production."""
 
-    def __init__(self, spool: Spool, port: int, device: str, password: str, *, chance: int = 0) -> None:
+    def __init__(self, spool: Spool, port: int, device: str, folder: Path, *, chance: int = 0) -> None:
         self.wake = threading.Event()
-        self.link = MqttLink(Login("127.0.0.1", port, device, password), device, wake=self.wake.set, keepalive_s=5)
+        self.link = MqttLink(Login("127.0.0.1", port, Identity(folder)), device, wake=self.wake.set, keepalive_s=5)
         self.uploads = Transfers(HttpStore(connect_s=2, answer_s=1).put, at_once=4, wake=self.wake.set)
         self.pokes: list[wire.Poke] = []
         self.uplink = Uplink(
@@ -795,10 +796,10 @@ def test_a_store_that_fails_in_every_way_loses_and_doubles_nothing(broker, store
 
 def test_a_broker_that_is_killed_and_comes_back_loses_nothing(own_broker, store: Store, memory_path: Path) -> None:
     cloud = TinyCloud(store)
-    password = own_broker.add_device("real-3")
+    folder = own_broker.add_device("real-3")
     client = serve(cloud, own_broker)
     spool, _ = a_spool(memory_path / "spool", 30)
-    with spool, Real(spool, own_broker.port, "real-3", password):
+    with spool, Real(spool, own_broker.port, "real-3", folder):
         until(lambda: spool.balance().acknowledged >= 3, what="the first frames")
         own_broker.kill()
         client.leave()

@@ -8,12 +8,17 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes
+from cryptography.hazmat.primitives.asymmetric import ec
 from fastapi.testclient import TestClient
 from hypothesis import HealthCheck, given
 from hypothesis import settings as examples
 from hypothesis import strategies as st
 
+from edgecase_cloud import audit, devices
 from edgecase_cloud.batch import BatchRules
 from edgecase_cloud.catalogue import Delivery, Frame
 from edgecase_cloud.label_queue import reorder
@@ -21,7 +26,10 @@ from edgecase_cloud.services import Services
 from edgecase_cloud.store import Refused, Unreachable
 from edgecase_cloud.web.app import create_app
 from edgecase_cloud.web.security import MAX_BODY_BYTES
+from edgecase_models import wire
+from edgecase_models.enrolment import Answer
 from support import circle
+from support.identities import a_key, a_request, enrolled
 from support.s3 import S3Server
 
 ONE = circle.frame_id(1)
@@ -498,3 +506,53 @@ def test_no_body_breaks_the_server(client: TestClient, body: Any, key: str) -> N
 def test_no_query_breaks_the_server(client: TestClient, key: str, value: str) -> None:
     for path in ("/api/v1/queue", "/queue", "/queue/next", f"/frames/{ONE}"):
         assert client.get(path, params={key: value}, follow_redirects=False).status_code < 500
+
+
+# ---- the certificates of devices
+
+
+def test_a_device_enrols_and_renews_over_http_and_is_believed_by_the_signature_of_the_authority(
+    client: TestClient, services: Services
+) -> None:
+    token, key = devices.add(services, "cam-1", wire.now()).token, a_key()
+    asked = {"secret": token.secret, "csr": a_request(key)}
+    answer = client.post("/api/v1/enrolments", json=asked)
+    assert answer.headers["cache-control"] == "no-store"
+    said = enrolled(answer)
+    authority = x509.load_pem_x509_certificate(said.authority.encode())
+    assert authority.fingerprint(hashes.SHA256()).hex() == token.authority
+    signed = msgspec.json.decode(answer.content, type=Answer)
+    public = authority.public_key()
+    assert isinstance(public, ec.EllipticCurvePublicKey)
+    public.verify(signed.signature, signed.enrolled.encode(), ec.ECDSA(hashes.SHA256()))
+    assert json.loads(said.root)["signed"]["_type"] == "root"
+    assert enrolled(client.post("/api/v1/renewals", json={"csr": a_request(key)})).device == "cam-1"
+    (device,) = [entry for entry in client.get("/api/v1/devices").json() if entry["id"] == "cam-1"]
+    assert device["standing"] == "enrolled"
+    assert device["certificate_expires_at"] > wire.now().isoformat()
+    page = client.get("/devices").text
+    assert ">enrolled</span>" in page
+    assert ">not enrolled</span>" in page, "the one of an earlier version"
+
+
+@pytest.mark.parametrize(
+    ("path", "asked", "status", "says"),
+    [
+        ("enrolments", {"secret": "0" * 40, "csr": "x"}, 403, "does not know this token"),
+        ("renewals", {"csr": "x"}, 403, "request cannot be read"),
+        ("enrolments", {"secret": "short", "csr": "x"}, 422, "secret"),
+        ("enrolments", {"secret": "0" * 40, "csr": "x" * 9000}, 422, "csr"),
+        ("enrolments", {"secret": "0" * 40, "csr": "x" * 300_000}, 413, "exceeds"),
+        ("renewals", {}, 422, "csr"),
+    ],
+)
+def test_who_asks_for_a_certificate_wrongly_is_told_why_and_stands_in_the_audit_log(
+    client: TestClient, services: Services, path: str, asked: dict[str, Any], status: int, says: str
+) -> None:
+    answer = client.post(f"/api/v1/{path}", json=asked)
+    assert (answer.status_code, answer.headers["content-type"]) == (status, "application/problem+json")
+    assert says in answer.json()["detail"]
+    refused = [event.kind for event in audit.latest(services.catalogue, 10)]
+    assert refused == (
+        {"enrolments": ["token refused"], "renewals": ["request refused"]}[path] if status == 403 else []
+    )

@@ -2,12 +2,19 @@
 
 from __future__ import annotations
 
+import json
+import re
+import socket
+import ssl
+from datetime import timedelta
 from pathlib import Path
 
 import pytest
 
-from edgecase_cloud.broker import accepts
+from edgecase_cloud.authority import Authority
+from edgecase_cloud.broker import INGEST, accepts
 from support.broker import Broker, free_port, running_broker
+from support.identities import an_identity, context_of
 from support.wait import until
 
 
@@ -39,10 +46,40 @@ def test_a_device_hears_no_topic_but_its_own(broker: Broker, topic: str) -> None
         device.leave()
 
 
-def test_a_wrong_password_and_no_password_are_refused(broker: Broker) -> None:
-    broker.add_device("locked")
-    for user, password in (("locked", "wrong"), ("nobody", "x"), ("", "")):
-        assert not accepts(broker.host, broker.port, user, password)
+def test_only_a_certificate_of_ours_whose_subject_is_known_is_let_in(broker: Broker, tmp_path: Path) -> None:
+    known = broker.add_device("locked")
+    assert broker.accepts(known)
+    rogue, ours = Authority(tmp_path / "rogue"), broker.authority
+    day, week = timedelta(days=1), timedelta(days=7)
+    refused = {
+        "of another authority": an_identity(tmp_path / "1", rogue, "locked", believes=ours),
+        "ended": an_identity(tmp_path / "2", ours, "locked", life=day, ago=week),
+        "of another enrolment": an_identity(tmp_path / "3", ours, "locked", "1"),
+        "of nobody": an_identity(tmp_path / "4", ours, "stranger"),
+        "of one called like ingest": an_identity(tmp_path / "5", ours, INGEST),
+    }
+    assert [name for name, folder in refused.items() if broker.accepts(folder)] == []
+    assert not accepts(broker.host, broker.port, ssl.create_default_context(cafile=known / "ca.pem")), "none at all"
+
+
+def test_a_client_that_another_authority_vouches_the_broker_to_says_nothing_to_it(
+    broker: Broker, tmp_path: Path
+) -> None:
+    folder = an_identity(tmp_path / "6", broker.authority, "locked", believes=Authority(tmp_path / "other"))
+    with socket.create_connection((broker.host, broker.port)) as plain, pytest.raises(ssl.SSLCertVerificationError):
+        context_of(folder).wrap_socket(plain, server_hostname=broker.host)
+
+
+def test_no_user_comes_in_by_the_protocol_of_nats_without_a_certificate(broker: Broker) -> None:
+    """That port cannot be closed. Whoever knows the names of the users has nothing of it."""
+    broker.add_device("by-nats")
+    ports = re.findall(r"Listening for client connections on \S+:(\d+)", broker.log.read_text())
+    for user in ("CN=@ingest", "SERIALNUMBER=0,CN=by-nats", ""):
+        with socket.create_connection((broker.host, int(ports[-1])), timeout=5) as connection:
+            assert connection.recv(4096).startswith(b"INFO")
+            login = json.dumps({"user": user, "pass": ""} if user else {})
+            connection.sendall(f"CONNECT {login}\r\nPING\r\n".encode())
+            assert b"Authorization Violation" in connection.recv(4096)
 
 
 def test_a_device_that_takes_the_session_of_another_gets_none_of_its_messages(broker: Broker) -> None:
@@ -50,7 +87,7 @@ def test_a_device_that_takes_the_session_of_another_gets_none_of_its_messages(br
     owner = broker.device_client("session-owner", client_id="session-owner", clean_session=False)
     owner.leave()
     ingest.send("edgecase/1/down/session-owner/ack", b"for the owner")
-    thief = broker.client("session-thief", broker.add_device("session-thief"), "session-owner", clean_session=False)
+    thief = broker.client(context_of(broker.add_device("session-thief")), "session-owner", clean_session=False)
     ingest.send("edgecase/1/down/session-thief/ack", b"nothing")
     thief.leave()
     again = broker.device_client("session-owner", client_id="session-owner", clean_session=False)
@@ -93,4 +130,4 @@ def test_queued_and_retained_messages_survive_a_kill_of_the_broker(tmp_path: Pat
 
 
 def test_a_broker_that_is_not_there_accepts_nobody() -> None:
-    assert not accepts("127.0.0.1", free_port(), "anyone", "x" * 200)
+    assert not accepts("127.0.0.1", free_port(), ssl.create_default_context())

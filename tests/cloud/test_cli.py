@@ -57,11 +57,12 @@ def test_a_device_can_be_added_before_the_cloud_ever_ran(tmp_path: Path) -> None
     result = edgecase_cloud("device", "add", "cam-1", "--data", str(tmp_path / "data"), "--json")
     assert result.returncode == 0, result.stderr
     told = json.loads(result.stdout)
-    assert told == {"device": "cam-1", "enrolment": str(tmp_path / "data/devices/cam-1"), "running": False}
-    assert (tmp_path / "data/devices/cam-1/root.json").is_file()
-    again = edgecase_cloud("device", "add", "cam-1", "--data", str(tmp_path / "data"))
-    assert again.returncode == 2
-    assert "cam-1 exists already" in again.stderr
+    assert (told["device"], told["hub"], told["running"]) == ("cam-1", "http://127.0.0.1:8700", False)
+    assert told["command"] == f"edgecase-agent enroll --hub {told['hub']} --token {told['token']} --out cam-1"
+    shown = edgecase_cloud("device", "add", "cam-1", "--data", str(tmp_path / "data")).stdout
+    assert "edgecase-agent enroll --hub http://127.0.0.1:8700 --token " in shown
+    assert told["token"] not in shown, "each invitation has a token of its own"
+    assert "it needs the cloud to run" in shown
 
 
 def test_status_and_lists_tell_a_script_and_a_person_what_is_there(cloud: Cloud) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import shutil
+import ssl
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -43,7 +45,7 @@ class Troubled(Ingest):
 @contextmanager
 def serving(broker: Broker, parts: Services, ingest: Ingest, session: str) -> Iterator[mqtt.Link]:
     """The loop in a thread, ended at the end."""
-    link = mqtt.Link(broker.host, broker.port, broker.ingest_password, session)
+    link = mqtt.Link(broker.host, broker.port, broker.ingest_context(), session)
     worker = mqtt.Worker(ingest, link, make_durable=mqtt.trust_the_kernel)
     stop = threading.Event()
     thread = threading.Thread(target=mqtt.run, args=(link, worker, mqtt.Poker(parts.catalogue, link), stop))
@@ -120,7 +122,7 @@ def test_what_the_broker_repeats_meanwhile_is_in_hand_once(tmp_path: Path, parts
 def test_what_was_not_finished_when_the_process_died_comes_again(tmp_path: Path, parts: Services) -> None:
     """A process that is killed has sent no PUBACK; so has a link whose worker never let go."""
     with running_broker(tmp_path, devices=("cam-1",)) as broker:
-        link = mqtt.Link(broker.host, broker.port, broker.ingest_password, "killed")
+        link = mqtt.Link(broker.host, broker.port, broker.ingest_context(), "killed")
         link.open()
         until(lambda: link.subscribed)
         device = broker.device_client("cam-1")
@@ -185,7 +187,8 @@ def test_a_broker_that_forgot_is_told_again(tmp_path: Path, parts: Services) -> 
     with serving(broker, parts, Ingest(parts), "forgot") as link:
         until(lambda: link.subscribed)
         broker.kill()
-        broker.folder = tmp_path / "two"  # an empty one
+        broker.folder = tmp_path / "two"  # all it has there is who it is
+        shutil.copytree(tmp_path / "one" / "keys", broker.folder / "keys")
         broker.start()
         device = broker.device_client("cam-1")
         until(lambda: "poke" in kinds(device), what="poke on the new broker")
@@ -197,7 +200,7 @@ class Recorded(mqtt.Link):
     """Notes the order in which a worker answers and lets go."""
 
     def __init__(self) -> None:
-        super().__init__("127.0.0.1", 1, "", "recorded")
+        super().__init__("127.0.0.1", 1, ssl.create_default_context(), "recorded")
         self.order: list[str] = []
         self.works = True
 

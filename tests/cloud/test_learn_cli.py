@@ -115,7 +115,7 @@ def taught(data: Path, starter: Starter, tmp_path: Path, labels: int) -> None:
 
     with here.alone(data) as parts:
         with parts.catalogue.session.begin() as session:
-            session.add_all(Device(id=f"cam-{n}", added_at=START, password_sha256="0" * 64) for n in (1, 2))
+            session.add_all(Device(id=f"cam-{n}", added_at=START) for n in (1, 2))
         teach(parts, starter, tmp_path, labels=labels)
 
 

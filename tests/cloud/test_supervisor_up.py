@@ -15,10 +15,10 @@ import pytest
 import sqlalchemy as sa
 
 from edgecase_cloud import migrations, processes, services
-from edgecase_cloud.catalogue import Catalogue, Delivery, Frame
+from edgecase_cloud.catalogue import Catalogue, Delivery, Device, Frame
 from edgecase_cloud.reconcile import reconcile
 from edgecase_models import wire
-from support.cloud import Cloud, Shot, edgecase_cloud_process, running_cloud, shot
+from support.cloud import NOW, Cloud, Shot, edgecase_cloud_process, running_cloud, shot
 from support.s3 import anonymous
 from support.wait import until
 
@@ -74,8 +74,22 @@ def test_a_killed_up_leaves_nothing_and_the_next_one_has_every_frame(tmp_path: P
             row = session.get_one(Frame, frame.id)
         assert row.delivery is Delivery.ACKNOWLEDGED
         assert parts.store.get(row.key) == frame.content
-        device = cloud.device("cam-1")  # its enrolment names the new ports
-        assert f"mqtt_port = {cloud.endpoints.mqtt_port}\n" in (cloud.data / "devices/cam-1/device.toml").read_text()
+        device = cloud.device("cam-1")  # it is still enrolled
+        device.deliver(shot("cam-1"))
+        device.leave()
+
+
+def test_devices_of_an_earlier_version_are_named_with_the_way_to_let_them_in(tmp_path: Path) -> None:
+    (tmp_path / "data").mkdir()
+    catalogue = Catalogue.in_folder(tmp_path / "data")
+    migrations.upgrade(catalogue)
+    with catalogue.session.begin() as session:
+        session.add_all(Device(id=name, added_at=NOW) for name in ("cam-1", "cam-2"))
+    catalogue.close()
+    with running_cloud(tmp_path / "data") as cloud:
+        said = f"cam-1, cam-2: passwords are no more; enrol each once: edgecase-cloud device add ID --data {cloud.data}"
+        until(lambda: said in cloud.output, what="the way forward")
+        device = cloud.device("cam-1")
         device.deliver(shot("cam-1"))
         device.leave()
 
@@ -148,8 +162,8 @@ def test_the_secrets_of_a_data_folder_are_for_its_owner_only(cloud: Cloud) -> No
     cloud.device("private").leave()
     assert cloud.data.stat().st_mode & 0o077 == 0
     secrets = [path for path in (cloud.data / "keys").rglob("*") if path.is_file()]
-    secrets += [cloud.data / "broker/nats.conf", cloud.data / "store/s3.json", cloud.data / "devices/private/password"]
-    assert len(secrets) > 6
+    secrets += [cloud.data / "broker/nats.conf", cloud.data / "store/s3.json"]
+    assert {"ca-key.pem", "ca.pem", "broker.pem", "ingest.pem", "probe.pem"} <= {path.name for path in secrets}
     assert [path for path in secrets if path.stat().st_mode & 0o077] == []
 
 

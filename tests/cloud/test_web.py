@@ -370,6 +370,8 @@ def test_the_loss_falls_from_left_to_right_and_broken_numbers_are_no_curve() -> 
         ("job", "7", {"state": "failed", "error": "disk full"}, "7 failed: disk full"),
         ("dead letter", "gate", {"error": "no JSON"}, "gate: a message was set aside: no JSON"),
         ("forged topic", "gate", {"claims": "van"}, "gate spoke as van; dropped"),
+        ("forged topic", "gate", {"reason": "publish", "topic": "up/van"}, "gate may not publish up/van"),
+        ("certificate refused", "", {"reason": "no certificate"}, "someone: no certificate"),
         ("forgotten", "cam-1", {"frames": 3}, "3 frames of cam-1"),
         (
             "shared identity",

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from edgecase_agent.identity import Identity
 from edgecase_agent.mqtt import Login, MqttLink
 from edgecase_agent.uplink import Link
 from edgecase_models import wire
@@ -52,7 +53,7 @@ def line(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Line]:
     from support.broker import running_broker
 
     with running_broker(tmp_path, devices=(DEVICE,)) as broker:
-        link = MqttLink(Login(broker.host, broker.port, DEVICE, broker.passwords[DEVICE]), DEVICE, wake=lambda: None)
+        link = MqttLink(Login(broker.host, broker.port, Identity(broker.devices[DEVICE])), DEVICE, wake=lambda: None)
         link.start()
         until(lambda: link.connected, what="the link to stand")
         clients = [broker.ingest_client("edgecase/1/up/#")]

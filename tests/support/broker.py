@@ -14,6 +14,7 @@ import contextlib
 import secrets
 import signal
 import socket
+import ssl
 import subprocess
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
@@ -24,6 +25,9 @@ import pytest
 
 from edgecase_cloud import broker as embedded
 from edgecase_cloud import processes
+from edgecase_cloud.authority import Authority
+from edgecase_models import wire
+from support.identities import an_identity, context_of
 from support.wait import until
 
 HOST = "127.0.0.1"
@@ -95,9 +99,7 @@ class Broker:
     folder: Path
     port: int = field(default_factory=free_port)
     host: str = HOST
-    passwords: dict[str, str] = field(default_factory=dict)
-    ingest_password: str = field(default_factory=lambda: secrets.token_hex(8))
-    probe_password: str = field(default_factory=lambda: secrets.token_hex(8))
+    devices: dict[str, Path] = field(default_factory=dict)
     ack_wait_s: int = 1
     process: subprocess.Popen[bytes] | None = None
 
@@ -106,23 +108,28 @@ class Broker:
         """What the server wrote."""
         return self.folder / "broker.log"
 
-    def add_device(self, device: str) -> str:
-        """The password of a device that may connect from now on."""
-        if device not in self.passwords:
-            self.passwords[device] = secrets.token_hex(8)
+    @property
+    def authority(self) -> Authority:
+        """Whom it believes."""
+        return Authority(self.folder / "keys")
+
+    def add_device(self, device: str) -> Path:
+        """The identity of a device that may connect from now on: a folder with key.pem, certificate.pem and ca.pem."""
+        if device not in self.devices:
+            self.devices[device] = an_identity(self.folder / "devices" / device, self.authority, device)
             self._write()
             if self.process is not None:
                 embedded.reload(self.process.pid)
-                until(lambda: self._accepts(device, self.passwords[device]), what=f"broker to know {device}")
-        return self.passwords[device]
+                until(lambda: self.accepts(self.devices[device]), what=f"broker to know {device}")
+        return self.devices[device]
 
     def remove_device(self, device: str) -> None:
         """Take the right to connect from a device."""
-        password = self.passwords.pop(device)
+        folder = self.devices.pop(device)
         self._write()
         if self.process is not None:
             embedded.reload(self.process.pid)
-            until(lambda: not self._accepts(device, password), what=f"broker to forget {device}")
+            until(lambda: not self.accepts(folder), what=f"broker to forget {device}")
 
     def start(self) -> None:
         """Start, or start again on the same port and folder; returns when clients can connect."""
@@ -146,15 +153,15 @@ class Broker:
         self.process.wait()
         self.process = None
 
-    def client(self, user: str, password: str, client_id: str = "", *, clean_session: bool = True) -> Client:
+    def client(self, context: ssl.SSLContext, client_id: str = "", *, clean_session: bool = True) -> Client:
         """A connected client with its network thread running; `AssertionError` when the broker refuses it."""
         client = Client(client_id or f"{secrets.token_hex(6)}", clean_session=clean_session)
-        client.username_pw_set(user, password)
+        client.tls_set_context(context)
         client.connect(self.host, self.port)
         client.loop_start()
         try:
-            until(lambda: client.is_connected() or client.refused, what=f"{user} to connect")
-            assert not client.refused, f"broker refused {user}"
+            until(lambda: client.is_connected() or client.refused, what="client to connect")
+            assert not client.refused, "broker refused the client"
         except AssertionError:
             client.leave()
             raise
@@ -163,8 +170,7 @@ class Broker:
     def device_client(self, device: str, *, client_id: str = "", clean_session: bool = True) -> Client:
         """A client with the rights of a device, subscribed to its own `down/`."""
         client = self.client(
-            device,
-            self.add_device(device),
+            context_of(self.add_device(device)),
             client_id or f"{device}-{secrets.token_hex(3)}",
             clean_session=clean_session,
         )
@@ -173,26 +179,43 @@ class Broker:
 
     def ingest_client(self, *topics: str) -> Client:
         """A client with the rights of ingest."""
-        client = self.client(embedded.INGEST, self.ingest_password)
+        client = self.client(self.ingest_context())
         for topic in topics:
             assert client.subscribed(topic)
         return client
 
+    def ingest_context(self) -> ssl.SSLContext:
+        """What ingest connects with."""
+        return self._own_context("ingest.pem", embedded.INGEST)
+
+    def accepts(self, folder: Path) -> bool:
+        """Whether it lets in who has this identity."""
+        return embedded.accepts(self.host, self.port, context_of(folder))
+
+    def _own_context(self, file: str, name: str) -> ssl.SSLContext:
+        credential = self.authority.for_client(self.folder / "keys" / file, name, wire.now())
+        return embedded.client_context(self.authority.path, credential)
+
     def _write(self) -> None:
         self.folder.mkdir(parents=True, exist_ok=True)
         users = [
-            embedded.ingest_user(self.ingest_password),
-            embedded.probe_user(self.probe_password),
-            *(embedded.device_user(device, password) for device, password in self.passwords.items()),
+            embedded.ingest_user(),
+            embedded.probe_user(),
+            *(embedded.device_user(device, "0") for device in self.devices),
         ]
-        text = embedded.configuration(users, host=self.host, mqtt_port=self.port, ack_wait_s=self.ack_wait_s)
+        credential = self.authority.for_server(self.folder / "keys" / "broker.pem", [self.host], wire.now())
+        text = embedded.configuration(
+            users,
+            host=self.host,
+            mqtt_port=self.port,
+            credential=credential,
+            authority=self.authority.path,
+            ack_wait_s=self.ack_wait_s,
+        )
         (self.folder / "nats.conf").write_text(text)
 
     def _listens(self) -> bool:
-        return embedded.accepts(self.host, self.port, embedded.PROBE, self.probe_password)
-
-    def _accepts(self, user: str, password: str) -> bool:
-        return embedded.accepts(self.host, self.port, user, password)
+        return embedded.accepts(self.host, self.port, self._own_context("probe.pem", embedded.PROBE))
 
 
 @contextlib.contextmanager

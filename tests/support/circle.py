@@ -98,7 +98,6 @@ def add_device(session: Session, device: str = "gate", **changes: Any) -> Device
     known: dict[str, Any] = {
         "id": device,
         "added_at": START,
-        "password_sha256": "0" * 64,
         "online": True,
         "session": "",
     }

@@ -34,6 +34,7 @@ from edgecase_cloud.services import Endpoints, Services
 from edgecase_cloud.store import ObjectStore, PutGrant
 from edgecase_models import wire
 from support.broker import Client
+from support.identities import context_of, enrol
 from support.s3 import S3Server, put
 from support.wait import until
 
@@ -45,7 +46,7 @@ def make_services(folder: Path, store: ObjectStore, *devices: str, **chosen: Any
     catalogue = Catalogue.in_folder(folder)
     migrations.upgrade(catalogue)
     with catalogue.session.begin() as session:
-        session.add_all(Device(id=name, added_at=NOW, password_sha256="0" * 64) for name in devices)
+        session.add_all(Device(id=name, added_at=NOW) for name in devices)
     return Services(settings.load(folder, **chosen), catalogue, store)
 
 
@@ -208,11 +209,11 @@ class Cloud:
 
     def device(self, name: str) -> CloudDevice:
         """A device that is added, if it was not, and connected."""
-        folder, parts = self.data / "devices" / name, self.services()
+        folder, parts = self.data.with_name(f"{self.data.name}.devices") / name, self.services()
         if not folder.exists():
-            devices.add(parts, name, b"{}", NOW)
-            until(lambda: devices.is_accepted(parts.settings, name), what=f"broker to know {name}")
-        return CloudDevice(name, (folder / "password").read_text(), parts.settings.host, parts.settings.mqtt_port)
+            invited = devices.add(parts, name, wire.now())
+            enrol(parts.settings.hub_url, invited.token, folder)
+        return CloudDevice(name, folder, parts.settings.host, parts.settings.mqtt_port)
 
     def _ended(self) -> bool:
         return self.process is None or self.process.poll() is not None
@@ -239,10 +240,11 @@ def edgecase_cloud_process(*arguments: str, **environment: str) -> subprocess.Co
 class CloudDevice:
     """A device's half of the talk, over real MQTT and HTTP, one step at a time."""
 
-    def __init__(self, name: str, password: str, host: str, port: int) -> None:
+    def __init__(self, name: str, folder: Path, host: str, port: int) -> None:
         self.name = name
+        self.folder = folder
         self.client = Client(f"{name}-{secrets.token_hex(4)}", clean_session=False)  # its subscription outlives a kill
-        self.client.username_pw_set(name, password)
+        self.client.tls_set_context(context_of(folder))
         self.client.connect(host, port)
         self.client.loop_start()
         until(self.client.is_connected, what=f"{name} to connect")

@@ -59,7 +59,7 @@ class Labels:
         Base.metadata.create_all(catalogue.engine)
         datasets.add_classes(catalogue, classes)
         with catalogue.session.begin() as session:
-            session.add_all([Device(id=name, added_at=START, password_sha256="0" * 64) for name in ("cam-1", "cam-2")])
+            session.add_all([Device(id=name, added_at=START) for name in ("cam-1", "cam-2")])
         return cls(data, catalogue, Memory())
 
     def frame(

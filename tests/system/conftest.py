@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 import subprocess
 import sys
 import tempfile
@@ -14,7 +15,9 @@ from typing import Any
 
 import httpx
 import pytest
+from typer.testing import CliRunner
 
+from edgecase_agent import cli as agent_cli
 from support.cloud import Cloud, running_cloud
 from support.wait import until
 
@@ -71,8 +74,7 @@ class Circle:
 
     def agent(self, device: str, uri: str, bundle: Path, **sections: dict[str, Any]) -> Agent:
         folder = self.folder / device
-        added = self.cloud.run("device", "add", device, "--out", str(folder / "enrolment"))
-        assert added.returncode == 0, added.stderr
+        self.enrol(device)
         agent = Agent(folder)
         lines = [f'device = "{device}"', 'data = "data"', 'enrolment = "enrolment"']
         given = {"source": {"uri": uri, "camera": "front"}, "model": {"bundle": str(bundle)}} | sections
@@ -80,6 +82,14 @@ class Circle:
             lines += [f"[{section}]", *(f"{key} = {json.dumps(value)}" for key, value in values.items())]
         agent.config.write_text("\n".join(lines))
         return agent
+
+    def enrol(self, device: str) -> None:
+        """Add a device and do as one is told then, but for where its folder is to be."""
+        added = self.cloud.run("device", "add", device, "--json")
+        assert added.returncode == 0, added.stderr
+        _, *arguments = shlex.split(json.loads(added.stdout)["command"])
+        done = CliRunner().invoke(agent_cli.app, [*arguments, "--out", str(self.folder / device / "enrolment")])
+        assert done.exit_code == 0, done.output
 
     def get(self, path: str, **query: Any) -> Any:
         return self.hub.get(f"/api/v1/{path}", params=query).raise_for_status().json()
@@ -92,8 +102,11 @@ class Circle:
 
 
 @contextmanager
-def a_circle(folder: Path) -> Iterator[Circle]:
-    with running_cloud(folder / "cloud") as cloud, httpx.Client(base_url=cloud.endpoints.web, timeout=30) as hub:
+def a_circle(folder: Path, **environment: str) -> Iterator[Circle]:
+    with (
+        running_cloud(folder / "cloud", **environment) as cloud,
+        httpx.Client(base_url=cloud.endpoints.web, timeout=30) as hub,
+    ):
         yield Circle(cloud, hub, folder)
 
 

@@ -14,8 +14,8 @@ from edgecase_cloud.errors import Unusable
 if TYPE_CHECKING:
     from alembic.config import Config
 
-HEAD: Final = "0006"  # the newest step in versions/
-KNOWN: Final = ("0001", "0002", "0003", "0004", "0005", "0006")  # every step, in order
+HEAD: Final = "0007"  # the newest step in versions/
+KNOWN: Final = ("0001", "0002", "0003", "0004", "0005", "0006", "0007")  # every step, in order
 
 
 class NewerCatalogue(Unusable):

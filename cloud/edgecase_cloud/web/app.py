@@ -12,8 +12,9 @@ from starlette.responses import Response
 from starlette.staticfiles import StaticFiles
 from starlette.types import Scope
 
+from edgecase_cloud.audit import Audit
 from edgecase_cloud.services import Services
-from edgecase_cloud.web import api, health, pages, pictures, problems, releases
+from edgecase_cloud.web import api, enrolments, health, pages, pictures, problems, releases
 from edgecase_cloud.web.security import Guard
 
 LOOPBACK: Final = ("127.0.0.1", "localhost", "[::1]")
@@ -39,8 +40,9 @@ def create_app(services: Services, hosts: Sequence[str] = ()) -> FastAPI:
         openapi_url="/api/v1/openapi.json",
     )
     app.state.services = services
+    app.state.audit = Audit(services.catalogue)
     problems.install(app)
-    for part in (api, pictures, releases, health, pages):
+    for part in (api, enrolments, pictures, releases, health, pages):
         app.include_router(part.router)
     app.mount("/static", Fresh(directory=STATIC), name="static")
     app.add_middleware(Guard)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import UTC, datetime
 from typing import Final
 
 import sqlalchemy as sa
@@ -12,6 +12,7 @@ from sqlalchemy.orm import Session
 
 from edgecase_cloud import review_queue, twins
 from edgecase_cloud.catalogue import Bundle, Dataset, Delivery, Device, Job, JobState, Review
+from edgecase_cloud.devices import Standing, standing
 from edgecase_models import wire
 
 ENDED: Final = ("acknowledged", "declined", "rejected", "evicted", "lost_local")
@@ -37,6 +38,8 @@ class DeviceView:
 
     id: str
     added_at: datetime
+    standing: Standing
+    certificate_expires_at: datetime | None
     online: bool
     last_seen_at: datetime | None
     running_digest: str
@@ -124,6 +127,8 @@ def _view(row: Device, releases: dict[str, int | None]) -> DeviceView:
     return DeviceView(
         id=row.id,
         added_at=row.added_at,
+        standing=standing(row, datetime.now(UTC)),
+        certificate_expires_at=row.certificate_expires_at,
         online=row.online,
         last_seen_at=row.last_seen_at,
         running_digest=digest,

@@ -9,9 +9,12 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from edgecase_cloud import review, reviewable
 from edgecase_cloud.catalogue import JobState, Review
+from edgecase_cloud.devices import Standing
+from edgecase_models.enrolment import MAX_REQUEST_CHARACTERS
 
 MAX_INT = 2**31 - 1
 FrameId = Annotated[str, Field(pattern=r"^[0-9a-f]{32}$")]
+Csr = Annotated[str, Field(max_length=MAX_REQUEST_CHARACTERS)]
 
 
 class Out(BaseModel):
@@ -199,6 +202,8 @@ class DeviceOut(Out):
 
     id: str
     added_at: datetime
+    standing: Standing
+    certificate_expires_at: datetime | None
     online: bool
     last_seen_at: datetime | None
     running_digest: str
@@ -215,6 +220,26 @@ class DeviceOut(Out):
     shared_at: datetime | None
     waits_for: str
     last_event: str
+
+
+class EnrolmentIn(BaseModel):
+    """`edgecase_models.enrolment.EnrolmentRequest`."""
+
+    secret: Annotated[str, Field(pattern=r"^[0-9a-f]{40}$")]
+    csr: Csr
+
+
+class RenewalIn(BaseModel):
+    """`edgecase_models.enrolment.RenewalRequest`."""
+
+    csr: Csr
+
+
+class EnrolmentOut(BaseModel):
+    """`edgecase_models.enrolment.Answer`: who the device is, in JSON, and the authority's signature of it, in base64."""
+
+    enrolled: str
+    signature: str
 
 
 class DatasetOut(Out):

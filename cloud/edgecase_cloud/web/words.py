@@ -99,11 +99,13 @@ def happened(kind: str, subject: str, detail: dict[str, Any]) -> str:
             return f"{who} added"
         case "dead letter":
             return f"{who or 'someone'}: a message was set aside{_reason(detail)}"
+        case "forged topic" if "topic" in detail:
+            return f"{who or 'someone'} may not {detail.get('reason', 'use')} {detail['topic']}"
         case "forged topic":
             return f"{who} spoke as {detail.get('claims', 'another')}; dropped"
         case "forgotten":
             return f"{detail.get('frames', 0)} frames of {who}"
-    return f"{who}{_reason(detail)}"
+    return f"{who or 'someone'}{_reason(detail)}"
 
 
 def decimal(value: float) -> str:
