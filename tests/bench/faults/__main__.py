@@ -9,8 +9,10 @@ from __future__ import annotations
 import argparse
 import signal
 import time
+import traceback
 from collections.abc import Iterator
 
+from bench.faults.disks import NoDisk
 from bench.faults.lines import LINES, Line
 from bench.faults.site import a_cloud, a_folder
 from bench.report import Report, Row
@@ -45,8 +47,11 @@ def main() -> None:
             for row in run(line, asked.scale):
                 report.add(row)
                 print(f"{row.name}: {row.value:g} {row.unit}", flush=True)
-        except line.skips as reason:
+        except NoDisk as reason:
             print(f"{line.name} is left out: {reason}", flush=True)
+        except Exception:  # the others still run
+            traceback.print_exc()
+            report.add(Row(line.name, 1, "did not come to its end", bar=0, at_most=True))
     report.close()
 
 

@@ -16,7 +16,6 @@ from bench.report import Row
 from edgecase_agent.spool import Damaged, Put, Spool
 from edgecase_cloud.catalogue import Delivery, Frame
 from edgecase_cloud.services import Services
-from support.wait import until
 
 ALL = 10**9
 LET_GO = frozenset({"evicted", "rejected", "declined"})
@@ -53,12 +52,7 @@ class Account:
 def delivered(devices: Sequence[Device], within_s: float) -> None:
     """Let the uplinks work until nothing waits in any spool."""
     for device in devices:
-        until(
-            lambda device=device: device.balance().spooled == 0,
-            within_s=within_s,
-            every_s=0.2,
-            what=f"{device.name}'s spool to be empty: {device.balance()} {device.log('uplink')}",
-        )
+        device.until(lambda device=device: device.balance().spooled == 0, within_s, "its spool to be empty")
 
 
 def account(parts: Services, devices: Sequence[Device], *, damaged: bool = False) -> Account:

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from bench.faults.away import away
-from bench.faults.disks import NoDisk
+from bench.faults.damage import damage
 from bench.faults.full import full
 from bench.faults.kills import kills
 from bench.faults.late import late
@@ -26,7 +26,6 @@ class Line:
     name: str
     work: Work
     wants_cloud: bool = True
-    skips: tuple[type[Exception], ...] = (NoDisk,)
 
 
 LINES: Final = (
@@ -38,5 +37,6 @@ LINES: Final = (
     Line("ingest-away", away("ingest")),
     *(Line(f"{kind}-link", link(kind)) for kind in WEATHERS),
     Line("disk-full", full),
+    Line("damage", damage),
     Line("late-messages", late),
 )

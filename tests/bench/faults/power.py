@@ -15,7 +15,6 @@ from bench.faults.disks import on_disk
 from bench.faults.site import Device, Load, a_cloud, a_device
 from bench.report import Row
 from support.cloud import Cloud
-from support.wait import until
 
 DEVICE_CUTS, CLOUD_CUTS = 50, 10
 _READY_WITHIN_S = 5.0
@@ -79,8 +78,7 @@ def cloud_cuts(_: None, folder: Path, scale: float, say: Callable[[str], None]) 
     ):
         device.start()
         for number in range(cuts):
-            before = device.balance().acknowledged
-            until(lambda before=before: device.balance().acknowledged >= before + 10, within_s=60, what="frames to arrive")
+            device.acknowledged(10)
             time.sleep(chance.uniform(0, 0.5))
             pids = list(cloud.endpoints.pids.values())
             for pid in pids:

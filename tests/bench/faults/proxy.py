@@ -12,7 +12,9 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from math import inf
 
-_CHUNK_BYTES = 4096
+_PIECE_BYTES = 4096
+_AHEAD = 64
+_FOR_GOOD_S = 3600.0
 _RESET = struct.pack("ii", 1, 0)  # SO_LINGER with no time to linger: close() sends RST
 
 
@@ -20,14 +22,13 @@ _RESET = struct.pack("ii", 1, 0)  # SO_LINGER with no time to linger: close() se
 class Weather:
     """What befalls connections. `latency_s` and `bytes_per_s` hold for each direction.
 
-    `cut_share` of new connections end after 0 to `cut_within_bytes` bytes. While `half_open`, bytes vanish, nobody is told, and what has
-    lost a byte stays dead for good. A connection whose client has sent `reset_after_bytes` is reset on both sides.
+    Each piece of up to 4 kB is with `cut_chance` the last of its connection. While `half_open`, bytes vanish, nobody is told, and what
+    has lost a byte stays dead for good. A connection whose client sends `reset_after_bytes` is reset on both sides.
     """
 
     latency_s: float = 0.0
     bytes_per_s: float = inf
-    cut_share: float = 0.0
-    cut_within_bytes: int = 30_000
+    cut_chance: float = 0.0
     half_open: bool = False
     reset_after_bytes: float = inf
 
@@ -62,15 +63,19 @@ class Proxy:
             self.refused += 1
             writer.close()
             return
-        cut = self._chance.random() < self.weather.cut_share
-        cut_at = self._chance.randrange(self.weather.cut_within_bytes) if cut else inf
-        wire = _Wire(self, (reader, writer), there, cut_at)
-        await wire.carry()
+        with contextlib.suppress(asyncio.CancelledError):  # the proxy ends
+            await _Wire(self, (reader, writer), there).carry()
 
-    def seen(self, chunk: bytes) -> None:
-        self.sent_bytes += len(chunk)
+    def cut(self) -> bool:
+        """Whether a connection ends here."""
+        ends = self._chance.random() < self.weather.cut_chance
+        self.cuts += ends
+        return ends
+
+    def seen(self, piece: bytes) -> None:
+        self.sent_bytes += len(piece)
         for word in self.words:
-            self.counts[word] = self.counts.get(word, 0) + chunk.count(word)
+            self.counts[word] = self.counts.get(word, 0) + piece.count(word)
 
 
 Stream = tuple[asyncio.StreamReader, asyncio.StreamWriter]
@@ -79,11 +84,9 @@ Stream = tuple[asyncio.StreamReader, asyncio.StreamWriter]
 class _Wire:
     """One connection, both ways."""
 
-    def __init__(self, proxy: Proxy, client: Stream, server: Stream, cut_at: float) -> None:
+    def __init__(self, proxy: Proxy, client: Stream, server: Stream) -> None:
         self._proxy = proxy
         self._client, self._server = client, server
-        self._cut_at = cut_at
-        self._carried = 0
         self._dead = False
 
     async def carry(self) -> None:
@@ -98,50 +101,52 @@ class _Wire:
         finally:
             for way in ways:
                 way.cancel()
-            await asyncio.gather(*ways, return_exceptions=True)
             for _, writer in (self._client, self._server):
                 writer.close()
 
     async def _one_way(self, source: asyncio.StreamReader, sink: asyncio.StreamWriter, *, upwards: bool) -> None:
-        loop = asyncio.get_running_loop()
-        waiting: asyncio.Queue[tuple[float, bytes]] = asyncio.Queue()
-
-        async def deliver() -> None:
-            while (item := await waiting.get())[1]:
-                await asyncio.sleep(max(0.0, item[0] - loop.time()))
-                await asyncio.sleep(len(item[1]) / self._proxy.weather.bytes_per_s)
-                sink.write(item[1])
-                await sink.drain()
-            if sink.can_write_eof():
-                sink.write_eof()
-
-        delivering = asyncio.ensure_future(deliver())
-        sent = 0
+        """Read as it comes, up to some pieces ahead, and write each piece when it is due."""
+        pieces: asyncio.Queue[tuple[float, bytes]] = asyncio.Queue(_AHEAD)
+        writing = asyncio.ensure_future(self._write(pieces, sink))
         try:
             with contextlib.suppress(ConnectionError):
-                while chunk := await source.read(_CHUNK_BYTES):
-                    if self._dead or self._proxy.weather.half_open:
-                        self._dead = True  # swallowed; whoever waits for an answer waits in vain
-                        continue
-                    sent += len(chunk)
-                    self._carried += len(chunk)
-                    if upwards:
-                        self._proxy.seen(chunk)
-                        if sent >= self._proxy.weather.reset_after_bytes:
-                            self._reset()
-                            return
-                    if self._carried >= self._cut_at:
-                        self._proxy.cuts += 1
-                        return
-                    waiting.put_nowait((loop.time() + self._proxy.weather.latency_s, chunk))
-                    while waiting.qsize() > 16 and not delivering.done():
-                        await asyncio.sleep(0.005)
-                if self._dead:
-                    await asyncio.Event().wait()  # a half-open link tells nobody of an end either
-                waiting.put_nowait((0.0, b""))
-                await delivering
+                await self._read(source, pieces, upwards=upwards)
+                await writing
         finally:
-            delivering.cancel()
+            writing.cancel()
+
+    async def _read(
+        self, source: asyncio.StreamReader, pieces: asyncio.Queue[tuple[float, bytes]], *, upwards: bool
+    ) -> None:
+        """Returns at the end of the stream; `ConnectionError` where the weather ends it."""
+        weather = self._proxy.weather
+        sent = 0
+        while piece := await source.read(_PIECE_BYTES):
+            weather = self._proxy.weather
+            self._dead = self._dead or weather.half_open
+            if self._dead:
+                continue  # swallowed; whoever waits for an answer waits in vain
+            if upwards:
+                self._proxy.seen(piece)
+                sent += len(piece)
+                if sent >= weather.reset_after_bytes:
+                    self._reset()
+                    raise ConnectionResetError
+            if self._proxy.cut():
+                raise ConnectionAbortedError
+            await pieces.put((asyncio.get_running_loop().time() + weather.latency_s, piece))
+        if self._dead:
+            await asyncio.sleep(_FOR_GOOD_S)  # a half-open link tells nobody of an end either
+        await pieces.put((0.0, b""))
+
+    async def _write(self, pieces: asyncio.Queue[tuple[float, bytes]], sink: asyncio.StreamWriter) -> None:
+        while (item := await pieces.get())[1]:
+            due_s, piece = item
+            await asyncio.sleep(max(0.0, due_s - asyncio.get_running_loop().time()))
+            await asyncio.sleep(len(piece) / self._proxy.weather.bytes_per_s)
+            sink.write(piece)
+            await sink.drain()
+        sink.write_eof()
 
     def _reset(self) -> None:
         self._proxy.resets += 1
@@ -164,8 +169,10 @@ def running(*proxies: Proxy) -> Iterator[None]:
         await ended.wait()
         for server in servers:
             server.close()
-        for task in asyncio.all_tasks() - {asyncio.current_task()}:
+        left = asyncio.all_tasks() - {asyncio.current_task()}
+        for task in left:
             task.cancel()
+        await asyncio.gather(*left, return_exceptions=True)
 
     thread = threading.Thread(target=asyncio.run, args=(serve(),), name="proxy", daemon=True)
     thread.start()

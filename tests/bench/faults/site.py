@@ -10,7 +10,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
@@ -132,7 +132,20 @@ class Device:
     def captured(self, more: int, within_s: float = 60.0) -> None:
         """Wait for so many more frames."""
         wanted = len(self.promised()) + more
-        until(lambda: len(self.promised()) >= wanted, within_s=within_s, what=f"{more} frames of {self.name}: {self.log(WRITER)}")
+        self.until(lambda: len(self.promised()) >= wanted, within_s, f"{more} more frames")
+
+    def acknowledged(self, more: int, within_s: float = 60.0) -> None:
+        """Wait for so many more acknowledgements."""
+        wanted = self.balance().acknowledged + more
+        self.until(lambda: self.balance().acknowledged >= wanted, within_s, f"{more} more acknowledgements")
+
+    def until(self, condition: Callable[[], bool], within_s: float, what: str) -> None:
+        """Wait; where it is in vain, say how the device is."""
+        try:
+            until(condition, within_s=within_s, every_s=0.05, what=f"{self.name}: {what}")
+        except AssertionError as error:
+            logs = "\n".join(f"{part}: {self.log(part)}" for part in PARTS)
+            raise AssertionError(f"{error}; {self.balance()}\n{logs}") from None
 
     def look(self) -> Look:
         """The accounts of the spool."""
@@ -141,9 +154,10 @@ class Device:
     def balance(self) -> wire.Balance:
         return self.look().balance
 
-    def report(self) -> status.UplinkReport | None:
-        """What the uplink last said of itself."""
-        return status.read(self.data / status.STATE / status.UPLINK, status.UplinkReport)
+    def connected(self) -> bool:
+        """Whether the uplink says that the broker is there; it says so once a second."""
+        said = status.read(self.data / status.STATE / status.UPLINK, status.UplinkReport)
+        return said is not None and said.connected
 
     def log(self, part: str) -> str:
         """The end of what a half logged."""
