@@ -14,6 +14,7 @@ from bench.faults.kills import kills
 from bench.faults.late import late
 from bench.faults.links import WEATHERS, link
 from bench.faults.power import cloud_cuts, device_cuts
+from bench.faults.speed import deliver, put
 from bench.report import Row
 
 Work = Callable[[Any, Path, float, Callable[[str], None]], Iterator[Row]]
@@ -39,4 +40,6 @@ LINES: Final = (
     Line("disk-full", full),
     Line("damage", damage),
     Line("late-messages", late),
+    Line("put-speed", put, wants_cloud=False),
+    Line("speed", deliver),
 )

@@ -11,6 +11,7 @@ import hashlib
 import os
 import random
 import signal
+import sys
 import time
 from functools import cache
 from pathlib import Path
@@ -81,6 +82,7 @@ def main() -> None:
     parser.add_argument("--every-s", type=float, default=0.1)
     parser.add_argument("--size-bytes", type=int, default=20_000)
     parser.add_argument("--quota-bytes", type=int, default=2_000_000_000)
+    parser.add_argument("--frames", type=int, default=sys.maxsize, help="then it ends")
     parser.add_argument("--ballast-bytes", type=int, default=1 << 20)
     asked = parser.parse_args()
     ended: list[int] = []
@@ -90,7 +92,9 @@ def main() -> None:
     if os.lseek(descriptor, 0, os.SEEK_END):
         os.write(descriptor, b"\n" if asked.ledger.read_bytes()[-1:] != b"\n" else b"")
     with Spool(asked.spool, asked.quota_bytes, putting=True, ballast_bytes=asked.ballast_bytes) as spool:
-        while not ended:
+        for _ in range(asked.frames):
+            if ended:
+                break
             began_s = time.perf_counter()
             content, meta = unique_jpeg(asked.size_bytes), describe(round(chance.random(), 4))
             start_s = time.perf_counter()
@@ -100,7 +104,8 @@ def main() -> None:
             promise = Promise(meta.frame_id, digest, result.outcome, round(took_ms, 3), time.time())
             os.write(descriptor, msgspec.json.encode(promise) + b"\n")
             os.fsync(descriptor)
-            time.sleep(max(0.0, began_s + asked.every_s - time.perf_counter()))
+            if (rest_s := began_s + asked.every_s - time.perf_counter()) > 0:
+                time.sleep(rest_s)
 
 
 if __name__ == "__main__":
