@@ -1,7 +1,7 @@
 """Servers and devices are killed, cut from power, link and disk under load, and every frame that was promised is accounted for.
 
-    make faults                                        every line, about half an hour; table, and build/bench/faults.json
-    python -m bench.faults --only kills --scale 0.1    one line, a tenth of it
+make faults                                        every line, about half an hour; table, and build/bench/faults.json
+python -m bench.faults --only kills --scale 0.1    one line, a tenth of it
 """
 
 from __future__ import annotations
@@ -49,7 +49,7 @@ def main() -> None:
                 print(f"{row.name}: {row.value:g} {row.unit}", flush=True)
         except NoDisk as reason:
             print(f"{line.name} is left out: {reason}", flush=True)
-        except Exception:  # the others still run
+        except Exception:  # noqa: BLE001 (the others still run)
             traceback.print_exc()
             report.add(Row(line.name, 1, "did not come to its end", bar=0, at_most=True))
     report.close()

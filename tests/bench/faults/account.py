@@ -67,22 +67,34 @@ def account(parts: Services, devices: Sequence[Device], *, damaged: bool = False
         frames += len(kept)
         rows = _rows(parts, device.name)
         arrived = {row.id: row for row in rows if row.delivery is Delivery.ACKNOWLEDGED}
-        stored = {key: hashlib.sha256(parts.store.get(key)).hexdigest() for key in parts.store.keys(f"frames/{device.name}/")}
+        stored = {
+            key: hashlib.sha256(parts.store.get(key)).hexdigest() for key in parts.store.keys(f"frames/{device.name}/")
+        }
         by_id = Counter(PurePosixPath(key).stem for key in stored)
         by_bytes = Counter(row.sha256 for row in arrived.values())
         duplicated += [frame_id for frame_id, count in by_id.items() if count > 1]
         duplicated += [digest for digest, count in by_bytes.items() if count > 1]
-        wrong += [row.id for row in arrived.values() if stored.get(row.key) != row.sha256 or kept.get(row.id, row.sha256) != row.sha256]
+        wrong += [
+            row.id
+            for row in arrived.values()
+            if stored.get(row.key) != row.sha256 or kept.get(row.id, row.sha256) != row.sha256
+        ]
         waiting, spoiled, ended = _in_spool(device)
         wrong += spoiled
         let_go = {frame_id for frame_id, kind in ended.items() if kind in LET_GO or (damaged and kind == "lost_local")}
         given_up += len(let_go & kept.keys() - arrived.keys())
-        lost += [frame_id for frame_id in kept if frame_id not in arrived and frame_id not in waiting and frame_id not in let_go]
+        lost += [
+            frame_id
+            for frame_id in kept
+            if frame_id not in arrived and frame_id not in waiting and frame_id not in let_go
+        ]
         balance = device.balance()
         if not balance.holds:
             unbalanced.append(f"{device.name}: {balance}")
         elif balance.acknowledged + balance.spooled < len(arrived.keys() & kept.keys()) and not damaged:
-            unbalanced.append(f"{device.name} knows of {balance.acknowledged} acknowledged frames, the catalogue of {len(arrived)}")
+            unbalanced.append(
+                f"{device.name} knows of {balance.acknowledged} acknowledged frames, the catalogue of {len(arrived)}"
+            )
         elif balance.kept < len(kept):
             unbalanced.append(f"{device.name} counts {balance.kept} kept frames and promised {len(kept)}")
     return Account(frames, tuple(lost), tuple(duplicated), tuple(wrong), tuple(unbalanced), given_up)
@@ -107,4 +119,3 @@ def _in_spool(device: Device) -> tuple[set[str], list[str], dict[str, str]]:
                 spoiled.append(entry.frame_id)
         ended = {event.frame_id: event.kind for event in spool.events(ALL)}
     return waiting, spoiled, ended
-

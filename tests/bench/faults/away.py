@@ -55,7 +55,9 @@ def _away(cloud: Cloud, folder: Path, part: str, scale: float, say: Callable[[st
         result = account(cloud.services(), [device])
     yield result.row(f"{part} away for {seconds:g} s")
     normal_ms, away_ms = p99(promised, began_s, gone_s), p99(promised, gone_s, back_s)
-    yield Row(f"{part} away: p99 of put beside {normal_ms:.2f} ms before", away_ms / normal_ms, "×", bar=1.1, at_most=True)
+    yield Row(
+        f"{part} away: p99 of put beside {normal_ms:.2f} ms before", away_ms / normal_ms, "×", bar=1.1, at_most=True
+    )
     messages = sum(not topic.endswith("/status") for topic in ear.topics())
     puts = to_store.counts[PUT] + to_store.refused
     requests = puts if part == "store" else messages

@@ -107,7 +107,7 @@ def _after(spool_folder: Path, kept: set[str]) -> Counter[str]:
                 found["hidden"] += len(kept - whole - told)
                 found["unbalanced"] += not spool.balance().holds
                 return found
-        except Exception as error:  # whatever it is: a loop that ends is started again
+        except Exception as error:  # noqa: BLE001 (a loop that ends, however it does, is started again)
             found[type(error).__name__] += 1
     found["in vain"] += 1
     return found

@@ -57,7 +57,9 @@ def late(cloud: Cloud, folder: Path, scale: float, say: Callable[[str], None]) -
     yield result.row(f"{len(said):,} messages three times over, shuffled, and three days late")
     yield Row("late messages: rows that changed", changed, "", bar=0, at_most=True)
     others = [answer for answer in answers if not isinstance(answer, wire.Ack)]
-    yield Row("late messages: answers other than the ack, and incidents", len(others) + incidents, "", bar=0, at_most=True)
+    yield Row(
+        "late messages: answers other than the ack, and incidents", len(others) + incidents, "", bar=0, at_most=True
+    )
 
 
 def _rows(parts: Services, device: str) -> list[tuple[object, ...]]:
@@ -69,5 +71,7 @@ def _rows(parts: Services, device: str) -> list[tuple[object, ...]]:
 
 def _incidents(parts: Services, device: str) -> int:
     with parts.catalogue.session() as session:
-        events = session.scalars(sa.select(Event).where(Event.kind.in_(["incident", "dead letter", "forged topic"]))).all()
+        events = session.scalars(
+            sa.select(Event).where(Event.kind.in_(["incident", "dead letter", "forged topic"]))
+        ).all()
     return sum(device in {event.subject, event.detail.get("device")} for event in events)

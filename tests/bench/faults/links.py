@@ -62,7 +62,11 @@ def _link(cloud: Cloud, folder: Path, kind: str, scale: float, say: Callable[[st
         delivered([device], 90 + 120 * scale)
         device.stop()
         result = account(cloud.services(), [device])
-    say(f"{to_store.cuts + to_broker.cuts} cuts, {to_store.resets} resets in {to_store.connections + to_broker.connections} connections")
+    say(
+        f"{to_store.cuts + to_broker.cuts} cuts, {to_store.resets} resets in {to_store.connections + to_broker.connections} connections"
+    )
     yield result.row(f"{kind} link for {bad_s:g} s")
     if kind == "half-open":
-        yield Row("half-open link: noticed after", noticed_s / KEEPALIVE_S, "× keep-alive", bar=NOTICED_WITHIN, at_most=True)
+        yield Row(
+            "half-open link: noticed after", noticed_s / KEEPALIVE_S, "× keep-alive", bar=NOTICED_WITHIN, at_most=True
+        )

@@ -52,7 +52,9 @@ def device_cuts(cloud: Cloud, folder: Path, scale: float, say: Callable[[str], N
         result = account(cloud.services(), [device])
     yield result.row(f"{cuts} power cuts of the device")
     yield Row("power cuts of the device: databases not whole", len(broken), "", bar=0, at_most=True)
-    yield Row("power cuts of the device: captures again after", slowest_s, "s at most", bar=_READY_WITHIN_S, at_most=True)
+    yield Row(
+        "power cuts of the device: captures again after", slowest_s, "s at most", bar=_READY_WITHIN_S, at_most=True
+    )
 
 
 def _integrity(device: Device) -> list[str]:
@@ -95,4 +97,3 @@ def cloud_cuts(_: None, folder: Path, scale: float, say: Callable[[str], None]) 
         device.stop()
         result = account(cloud.services(), [device])
     yield result.row(f"{cuts} power cuts of the cloud, strict")
-

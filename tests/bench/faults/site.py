@@ -248,4 +248,3 @@ def keep_away(cloud: Cloud, part: str, seconds: float) -> None:
             if pid is not None and _lives(pid):
                 os.kill(pid, signal.SIGKILL)
         time.sleep(0.02)
-

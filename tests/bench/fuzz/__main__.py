@@ -1,7 +1,7 @@
 """A hundred thousand inputs to each parser: only our own errors, none over 100 ms.
 
-    make fuzz                                                the table, and build/bench/fuzz.json
-    python -m bench.fuzz --only bundles --inputs 5000        some inputs to one parser
+make fuzz                                                the table, and build/bench/fuzz.json
+python -m bench.fuzz --only bundles --inputs 5000        some inputs to one parser
 """
 
 from __future__ import annotations
@@ -34,7 +34,13 @@ def rows(name: str, found: Found) -> Iterator[Row]:
     """For the report."""
     told = f"of {found.inputs:,} inputs ({found.accepted:,} of them valid)"
     yield Row(f"{name}: errors that are not ours", len(found.foreign), told, bar=0, at_most=True)
-    yield Row(f"{name}: slowest", found.slowest_ms, f"ms, {len(found.slowest):,} bytes: {found.slowest[:40]!r}", bar=LIMIT_MS, at_most=True)
+    yield Row(
+        f"{name}: slowest",
+        found.slowest_ms,
+        f"ms, {len(found.slowest):,} bytes: {found.slowest[:40]!r}",
+        bar=LIMIT_MS,
+        at_most=True,
+    )
 
 
 def main() -> None:

@@ -17,8 +17,8 @@ TEXTS: Final = (
     "2026-01-01T00:00:00", "9999-12-31T23:59:59-23:59", "0001-01-01T00:00:00+23:59", "-1", "1e309", "NaN", "\ud800",
 )  # fmt: skip
 BYTES: Final = (
-    b"\0", b"\xff", b"\xfe\xff", b"\xef\xbb\xbf", b"\t", b"\r", b"\n\n", b"\xe2\x80\xae", b"\xed\xa0\x80", b"\xc0\x80", b'"', b"\\", b"\\u0000",
-    b"{", b"}", b"[", b"]", b",", b":", b"=", b"#", b"..", b"/", b"'''", b'"""', b"1e309", b"NaN", b"\x1b[2J",
+    b"\0", b"\xff", b"\xfe\xff", b"\xef\xbb\xbf", b"\t", b"\r", b"\n\n", b"\xe2\x80\xae", b"\xed\xa0\x80", b"\xc0\x80", b'"', b"\\",
+    b"\\u0000", b"{", b"}", b"[", b"]", b",", b":", b"=", b"#", b"..", b"/", b"'''", b'"""', b"1e309", b"NaN", b"\x1b[2J",
 )  # fmt: skip
 MANY: Final = 10_000
 
@@ -51,7 +51,9 @@ def binary(content: bytes, chance: random.Random) -> bytes:
 
 def deep(_: bytes, chance: random.Random) -> bytes:
     """Ten thousand of one bracket, closed or not, alone or as a value."""
-    opening, closing = chance.choice((("[", "]"), ('{"a":', "}"), ("(", ")"), ("!", ""), ("-", ""), ("a.", "b"), ("[[x]]\n", "")))
+    opening, closing = chance.choice(
+        (("[", "]"), ('{"a":', "}"), ("(", ")"), ("!", ""), ("-", ""), ("a.", "b"), ("[[x]]\n", ""))
+    )
     depth = chance.choice((500, 1500, MANY))
     before = chance.choice(("", "a=", '{"a":'))
     return (before + opening * depth + chance.choice(("", "1")) + closing * chance.choice((0, depth))).encode()
@@ -73,7 +75,7 @@ def structured(content: bytes, chance: random.Random) -> bytes:
     for _ in range(chance.choice((1, 1, 2, 4))):
         parent, key = chance.choice(_places(holder))
         _spoil(parent, key, chance)
-    return _written(holder[""] if "" in holder else None, chance).encode("utf-8", "surrogatepass")
+    return _written(holder[""], chance).encode("utf-8", "surrogatepass")
 
 
 def _places(tree: Any) -> list[tuple[Any, Any]]:

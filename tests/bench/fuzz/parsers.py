@@ -48,13 +48,17 @@ class Parser:
 
     def inputs(self, chance: random.Random) -> bytes:
         """The next input."""
-        return chance.choices((*self.mutations, deep), (*[9.0] * len(self.mutations), 0.5))[0](chance.choice(self.corpus), chance)
+        return chance.choices((*self.mutations, deep), (*[9.0] * len(self.mutations), 0.5))[0](
+            chance.choice(self.corpus), chance
+        )
 
 
 @cache
 def _folder() -> Path:
     """Where files to be read are laid down, in memory; gone with this process."""
-    kept = tempfile.TemporaryDirectory(prefix="edgecase-fuzz-", dir="/dev/shm" if os.access("/dev/shm", os.W_OK) else None)
+    kept = tempfile.TemporaryDirectory(
+        prefix="edgecase-fuzz-", dir="/dev/shm" if os.access("/dev/shm", os.W_OK) else None
+    )
     globals()["_kept"] = kept
     return Path(kept.name)
 
@@ -90,8 +94,8 @@ CONDITIONS: Final = (
     b"has ( telemetry.trailer ) && telemetry.lane == 'left' // a word",
 )
 WORDS: Final = (
-    *FACTS, *RAW, *(json.dumps(text) for text in TEXTS[:12]), "&&", "||", "!", "==", "<", ">=", "+", "*", "/", "%", "?", ":", "in", "(", ")",
-    "[", "]", "{", "}", ",", ".", "size(", ".all(x,", ".exists(x,", ".map(x,", ".filter(x,", ".matches('(a+)+$')", "duration('1s')",
+    *FACTS, *RAW, *(json.dumps(text) for text in TEXTS[:12]), "&&", "||", "!", "==", "<", ">=", "+", "*", "/", "%", "?", ":", "in", "(",
+    ")", "[", "]", "{", "}", ",", ".", "size(", ".all(x,", ".exists(x,", ".map(x,", ".filter(x,", ".matches('(a+)+$')", "duration('1s')",
     "timestamp('x')", "dyn(", "type(", "'''", '"""', "r'", "b'", "//", "telemetry.a.b", "x",
 )  # fmt: skip
 
@@ -103,7 +107,8 @@ def _bundle_parts() -> dict[str, bytes]:
     manifest = json.loads(parts.pop("manifest.json"))
     small = {name: content[:40] for name, content in parts.items()}
     manifest["files"] = {
-        name: {"sha256": hashlib.sha256(content).hexdigest(), "size_bytes": len(content)} for name, content in small.items()
+        name: {"sha256": hashlib.sha256(content).hexdigest(), "size_bytes": len(content)}
+        for name, content in small.items()
     }
     calibration = {
         "knots": [0.0, 0.5, 1.0], "values": [0.1, 0.4, 0.9], "offsets": [0.0] * len(manifest["classes"]),
@@ -172,7 +177,13 @@ def parsers() -> tuple[Parser, ...]:
         Parser("policies as JSON", Policy.from_json, (PolicyError,), _documents("policy-v1.json"), json_ways),
         Parser("policies as TOML", _from_file("policy.toml", read_policy), (PolicyError,), (_toml(policy),), toml_ways),
         Parser("agent.toml", _from_file("agent.toml", load_settings), (AgentSettingsError,), (agent,), toml_ways),
-        Parser("cloud.toml", _from_file(settings.FILE_NAME, _cloud_settings), (CloudSettingsError,), (_cloud_toml(),), toml_ways),
+        Parser(
+            "cloud.toml",
+            _from_file(settings.FILE_NAME, _cloud_settings),
+            (CloudSettingsError,),
+            (_cloud_toml(),),
+            toml_ways,
+        ),
         Parser("conditions", _conditions, (PolicyError,), CONDITIONS, (phrase(WORDS), phrase(WORDS), binary)),
         Parser("telemetry", telemetry, (TelemetryError,), (telemetry_file,), json_ways),
         Parser("thumbnails", thumbnail.fingerprint, (), _pictures(), (binary,)),

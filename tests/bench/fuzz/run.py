@@ -46,7 +46,7 @@ def fuzz(parser: Parser, inputs: int, seed: int) -> Found:
             took_ms, accepted = _timed_ms(parser, content)
             if took_ms > LIMIT_MS:  # once more: it may have been the garbage of others
                 took_ms = min(took_ms, _timed_ms(parser, content)[0])
-        except Exception:
+        except Exception:  # noqa: BLE001 (they are what is looked for)
             found.foreign.append((traceback.format_exc(limit=-3), content))
             continue
         found.accepted += accepted
