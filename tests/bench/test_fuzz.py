@@ -38,7 +38,7 @@ def test_errors_of_others_and_slow_inputs_are_found_and_told() -> None:
             while time.thread_time() < end_s:
                 pass
 
-    found = fuzz(Parser("careless", parse, (ValueError,), (b'{"a": 1, "b": [1, 2]}',), (structured,)), 200, SEED)
+    found = fuzz(Parser("careless", parse, (ValueError,), (b'{"a": 1, "b": [1, 2]}',), (structured,)), 60, SEED)
     assert found.foreign
     assert "KeyError" in found.foreign[0][0]
     assert found.slow

@@ -142,7 +142,7 @@ def _pictures() -> tuple[bytes, ...]:
     import cv2
 
     grey = cv2.imencode(".jpg", np.full((36, 64), 90, np.uint8))[1].tobytes()
-    exif = b"\xff\xe1\x00\x1aExif\0\0MM\0*\0\0\0\x08\0\x01\x01\x12\0\x03\0\0\0\x01\0\x06"
+    exif = b"\xff\xe1\x00\x22Exif\0\0MM\0*\0\0\0\x08\0\x01\x01\x12\0\x03\0\0\0\x01\0\x06\0\0\0\0\0\0"
     return plain_jpeg(), grey, grey[:2] + exif + grey[2:]
 
 
