@@ -10,7 +10,8 @@ import argparse
 import multiprocessing
 import os
 import sys
-from collections.abc import Iterator
+import tempfile
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from pathlib import Path
@@ -50,13 +51,19 @@ def main() -> None:
     parser.add_argument("--inputs", type=int, default=INPUTS, help="to each parser")
     parser.add_argument("--seed", type=int, default=SEED)
     asked = parser.parse_args()
-    report = Report("fuzz", f"{asked.inputs:,} inputs to each parser, seed {asked.seed}")
-    for name in asked.only or names:
+    with tempfile.TemporaryDirectory(dir="/dev/shm" if os.access("/dev/shm", os.W_OK) else None) as folder:
+        os.environ["TMPDIR"] = folder  # of the processes that are started, which end without putting things away
+        _run(asked.only or names, asked.inputs, asked.seed)
+
+
+def _run(names: Sequence[str], inputs: int, seed: int) -> None:
+    report = Report("fuzz", f"{inputs:,} inputs to each parser, seed {seed}")
+    for name in names:
         found = Found()
         with ProcessPoolExecutor(os.cpu_count(), multiprocessing.get_context("spawn")) as pool:
             try:
-                chunks = list(_chunks(asked.inputs))
-                for part in pool.map(chunk, [name] * len(chunks), chunks, [asked.seed + n for n in range(len(chunks))]):
+                chunks = list(_chunks(inputs))
+                for part in pool.map(chunk, [name] * len(chunks), chunks, [seed + n for n in range(len(chunks))]):
                     found.add(part)
             except BrokenProcessPool as error:  # a parser that takes its process down
                 found.foreign.append((str(error), b""))

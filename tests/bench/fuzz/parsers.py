@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import atexit
 import hashlib
 import io
 import json
-import os
 import random
+import shutil
 import tarfile
 import tempfile
 from collections.abc import Callable
@@ -16,21 +17,19 @@ from pathlib import Path
 from typing import Any, Final
 
 import msgspec
-import numpy as np
 
 from bench.fuzz.mutate import RAW, TEXTS, Mutation, binary, deep, phrase, structured, table
 from edgecase_agent.settings import SettingsError as AgentSettingsError
 from edgecase_agent.settings import load_settings
 from edgecase_agent.telemetry import TelemetryError
 from edgecase_agent.telemetry import parse as telemetry
-from edgecase_cloud import settings, thumbnail
+from edgecase_cloud import settings
 from edgecase_cloud.settings import SettingsError as CloudSettingsError
 from edgecase_models import wire
 from edgecase_models.bundle import Bundle, BundleError
 from edgecase_models.campaign import compile_condition
 from edgecase_models.facts import FACTS
 from edgecase_models.policy import Policy, PolicyError, read_policy
-from support.circle import plain_jpeg
 
 GOLDEN: Final = Path(__file__).parents[2] / "golden"
 UP, DOWN = ("Offer", "Stored", "Status"), ("Grant", "Decline", "Ack", "Reject", "Poke")
@@ -55,12 +54,10 @@ class Parser:
 
 @cache
 def _folder() -> Path:
-    """Where files to be read are laid down, in memory; gone with this process."""
-    kept = tempfile.TemporaryDirectory(
-        prefix="edgecase-fuzz-", dir="/dev/shm" if os.access("/dev/shm", os.W_OK) else None
-    )
-    globals()["_kept"] = kept
-    return Path(kept.name)
+    """Where files to be read are laid down; gone with this process."""
+    folder = Path(tempfile.mkdtemp(prefix="edgecase-fuzz-"))
+    atexit.register(shutil.rmtree, folder, ignore_errors=True)
+    return folder
 
 
 def _from_file(name: str, read: Callable[[Path], object]) -> Callable[[bytes], object]:
@@ -137,15 +134,6 @@ def _bundle_with(manifest: Mutation) -> Mutation:
     return mutated
 
 
-def _pictures() -> tuple[bytes, ...]:
-    """Thumbnails: baseline, grey, and with an EXIF header."""
-    import cv2
-
-    grey = cv2.imencode(".jpg", np.full((36, 64), 90, np.uint8))[1].tobytes()
-    exif = b"\xff\xe1\x00\x22Exif\0\0MM\0*\0\0\0\x08\0\x01\x01\x12\0\x03\0\0\0\x01\0\x06\0\0\0\0\0\0"
-    return plain_jpeg(), grey, grey[:2] + exif + grey[2:]
-
-
 def _cloud_settings(path: Path) -> object:
     return settings.load(path.parent)
 
@@ -186,7 +174,6 @@ def parsers() -> tuple[Parser, ...]:
         ),
         Parser("conditions", _conditions, (PolicyError,), CONDITIONS, (phrase(WORDS), phrase(WORDS), binary)),
         Parser("telemetry", telemetry, (TelemetryError,), (telemetry_file,), json_ways),
-        Parser("thumbnails", thumbnail.fingerprint, (), _pictures(), (binary,)),
     )
 
 
