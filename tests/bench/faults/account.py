@@ -74,10 +74,11 @@ def account(parts: Services, devices: Sequence[Device], *, damaged: bool = False
         by_bytes = Counter(row.sha256 for row in arrived.values())
         duplicated += [frame_id for frame_id, count in by_id.items() if count > 1]
         duplicated += [digest for digest, count in by_bytes.items() if count > 1]
+        lost += [row.id for row in arrived.values() if row.key not in stored]
         wrong += [
             row.id
             for row in arrived.values()
-            if stored.get(row.key) != row.sha256 or kept.get(row.id, row.sha256) != row.sha256
+            if stored.get(row.key, row.sha256) != row.sha256 or kept.get(row.id, row.sha256) != row.sha256
         ]
         waiting, spoiled, ended = _in_spool(device)
         wrong += spoiled
