@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from bench.faults.away import away
+from bench.faults.clones import clones
 from bench.faults.damage import damage
 from bench.faults.full import full
 from bench.faults.kills import kills
@@ -40,6 +41,7 @@ LINES: Final = (
     Line("disk-full", full),
     Line("damage", damage),
     Line("late-messages", late),
+    Line("clones", clones),
     Line("put-speed", put, wants_cloud=False),
     Line("speed", deliver),
 )
