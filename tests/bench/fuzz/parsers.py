@@ -19,8 +19,10 @@ from typing import Any, Final
 import msgspec
 
 from bench.fuzz.mutate import RAW, TEXTS, Mutation, binary, deep, phrase, structured, table
+from edgecase_agent import spool_files
 from edgecase_agent.settings import SettingsError as AgentSettingsError
 from edgecase_agent.settings import load_settings
+from edgecase_agent.spool_files import Damaged
 from edgecase_agent.telemetry import TelemetryError
 from edgecase_agent.telemetry import parse as telemetry
 from edgecase_cloud import settings
@@ -30,6 +32,7 @@ from edgecase_models.bundle import Bundle, BundleError
 from edgecase_models.campaign import compile_condition
 from edgecase_models.facts import FACTS
 from edgecase_models.policy import Policy, PolicyError, read_policy
+from support.frames import a_meta
 
 GOLDEN: Final = Path(__file__).parents[2] / "golden"
 UP, DOWN = ("Offer", "Stored", "Status"), ("Grant", "Decline", "Ack", "Reject", "Poke")
@@ -134,6 +137,27 @@ def _bundle_with(manifest: Mutation) -> Mutation:
     return mutated
 
 
+_SPOOLED: Final = "0" * 32
+_PICTURE: Final = b"\xff\xd8picture\xff\xd9"
+
+
+@cache
+def _description() -> bytes:
+    return msgspec.json.encode(a_meta(frame_id=_SPOOLED))
+
+
+def _spooled(description: bytes) -> bytes:
+    """A frame's file with this description, whose checksum is right."""
+    digest = hashlib.sha256(_PICTURE).digest()
+    checksum = spool_files._checksum(len(_PICTURE), digest, description)
+    footer = spool_files._FOOTER.pack(len(_PICTURE), len(description), digest, checksum, spool_files._MAGIC)
+    return _PICTURE + description + footer
+
+
+def _described(_: bytes, chance: random.Random) -> bytes:
+    return _spooled(chance.choice((structured, deep))(_description(), chance))
+
+
 def _cloud_settings(path: Path) -> object:
     return settings.load(path.parent)
 
@@ -173,6 +197,13 @@ def parsers() -> tuple[Parser, ...]:
             toml_ways,
         ),
         Parser("conditions", _conditions, (PolicyError,), CONDITIONS, (phrase(WORDS), phrase(WORDS), binary)),
+        Parser(
+            "spooled frames",
+            _from_file(f"{_SPOOLED}.jpg", spool_files.describe),
+            (Damaged,),
+            (_spooled(_description()),),
+            (_described, binary),
+        ),
         Parser("telemetry", telemetry, (TelemetryError,), (telemetry_file,), json_ways),
     )
 
