@@ -7,7 +7,7 @@ export YOLO_AUTOINSTALL := 0
 # Tests start hundreds of processes: an environment that forbids bytecode would have each compile everything anew.
 export PYTHONDONTWRITEBYTECODE :=
 
-.PHONY: help demo test test-slow test-agent check bench bench-parity bench-loop bench-triage bench-redaction bench-labels wheel clean
+.PHONY: help demo test test-slow test-agent check bench bench-parity bench-loop bench-triage bench-redaction bench-labels faults fuzz wheel clean
 
 help: ## this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /  make \1\t/' | expand -t 22
@@ -61,6 +61,12 @@ bench-redaction: $(VENV)/ready ## what redaction leaves to be seen on labelled f
 bench-labels: $(VENV)/ready ## what picks teach: 65 retrainings, two hours of two cores
 	@$(BIN)/pip install --quiet --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[bench]'
 	@cd tests && ../$(BIN)/python -m bench.triage.labels
+
+faults: $(VENV)/ready ## kills, power cuts, servers away, bad links, full disks, damage: every promised frame counted; half an hour, as root
+	@cd tests && ../$(BIN)/python -m bench.faults $(FAULTS)
+
+fuzz: $(VENV)/ready ## 100,000 inputs to each parser: only our own errors, none over 100 ms
+	@cd tests && ../$(BIN)/python -m bench.fuzz $(FUZZ)
 
 wheel: $(VENV)/ready ## build the wheel into dist/
 	@$(BIN)/pip wheel --quiet --no-deps --wheel-dir dist .

@@ -52,7 +52,8 @@ class MqttLink:
     def __init__(self, login: Login, device: str, *, wake: Callable[[], None], keepalive_s: int = 20) -> None:
         self._device = device
         self._login = login
-        self._keepalive_s = keepalive_s
+        # paho gives up after two of its intervals, one until it asks and one for the answer: three quarters make it one and a half.
+        self._ping_every_s = max(1, keepalive_s * 3 // 4)
         self._wake = wake
         self._inbox: queue.Queue[wire.Down | Exception] = queue.Queue(_INBOX)
         self._subscription: int | None = None
@@ -77,7 +78,7 @@ class MqttLink:
     def start(self) -> None:
         """Begin to connect; returns at once, also where the broker is not there."""
         before = set(threading.enumerate())
-        self._client.connect_async(self._login.host, self._login.port, keepalive=self._keepalive_s)
+        self._client.connect_async(self._login.host, self._login.port, keepalive=self._ping_every_s)
         self._client.loop_start()
         self._thread = next(
             t for t in threading.enumerate() if t not in before and t.name.startswith("paho-mqtt-client")

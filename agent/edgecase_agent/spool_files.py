@@ -66,7 +66,7 @@ def describe(path: Path) -> Described:
         raise Damaged(f"{path.name}: its description is not what was written")
     try:
         meta = msgspec.json.decode(description, type=FrameMeta)
-    except msgspec.MsgspecError as error:
+    except (msgspec.MsgspecError, RecursionError, UnicodeDecodeError) as error:
         raise Damaged(f"{path.name}: its description cannot be read: {error}") from error
     if path.stem != meta.frame_id:
         raise Damaged(f"{path.name}: it describes frame {meta.frame_id}")

@@ -111,10 +111,14 @@ class Link:
         return self._subscribed.is_set()
 
     def publish(self, topic: str, payload: bytes, *, retain: bool = False) -> bool:
-        """Hand a message to the broker at QoS 1; False when there is no connection and nothing was handed over."""
+        """Hand a message to the broker; False when there is no connection and nothing was handed over.
+
+        What is retained goes at QoS 1. An answer goes at QoS 0: a device has no session in which it could wait, and asks again for what
+        does not come, so that to keep each on the broker's disk would cost two syncs a frame and save nothing.
+        """
         if not self._client.is_connected():
             return False
-        return self._client.publish(topic, payload, qos=1, retain=retain).rc == paho.MQTT_ERR_SUCCESS
+        return self._client.publish(topic, payload, qos=int(retain), retain=retain).rc == paho.MQTT_ERR_SUCCESS
 
     def let_go(self, arrival: Arrival) -> None:
         """Tell the broker that a message is done with; one of an earlier connection it will send again by itself."""

@@ -83,6 +83,7 @@ def compile_condition(text: str) -> Condition:
     """
     if len(text) > MAX_CONDITION_CHARS:
         raise PolicyError(f"a condition of {len(text):,} characters; {MAX_CONDITION_CHARS:,} are the most")
+    _refuse_halves(text)
     code = _TEXT_OR_COMMENT.sub(lambda found: " " * len(found.group()), text)
     _refuse_triple_quotes(text)
     _refuse_long_loops(code)
@@ -153,6 +154,14 @@ def _refuse_triple_quotes(text: str) -> None:
     for quotes in ('"""', "'''"):
         if quotes in text:
             raise PolicyError(f"at character {text.index(quotes) + 1}, a text in three quotes; write it in one")
+
+
+def _refuse_halves(text: str) -> None:
+    """Half of a pair of UTF-16, as JSON may hold it, is no text that could be written down."""
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:
+        raise PolicyError(f"at character {error.start + 1}, half of a character; write it whole") from error
 
 
 def _refuse_long_loops(code: str) -> None:

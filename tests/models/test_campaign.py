@@ -151,6 +151,7 @@ def test_a_condition_tells_which_facts_it_speaks_of() -> None:
         ("luma \x1b[2J < 3", "at character 6, token recognition error at: '�'"),
         ('"a\\q" == camera', "at character 1, token recognition error"),
         ('"""a""" == camera', "at character 1, a text in three quotes"),
+        ('camera == "\ud800"', "at character 12, half of a character"),
     ],
 )
 def test_what_cannot_be_meant_is_refused_with_the_place_and_the_cure(text: str, expected: str) -> None:
