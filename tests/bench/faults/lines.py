@@ -11,6 +11,7 @@ from bench.faults.away import away
 from bench.faults.clones import clones
 from bench.faults.damage import damage
 from bench.faults.full import full
+from bench.faults.identity import identity
 from bench.faults.kills import kills
 from bench.faults.late import late
 from bench.faults.links import WEATHERS, link
@@ -42,6 +43,7 @@ LINES: Final = (
     Line("damage", damage),
     Line("late-messages", late),
     Line("clones", clones),
+    Line("identity", identity),
     Line("put-speed", put, wants_cloud=False),
     Line("speed", deliver),
 )

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import os
+import shlex
 import shutil
 import signal
 import subprocess
@@ -15,11 +17,14 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
 
+from typer.testing import CliRunner
+
 from bench.faults.proxy import Proxy
 from bench.faults.writer import Promise, promises
+from edgecase_agent import cli as agent_cli
 from edgecase_agent import status
 from edgecase_agent.spool import Look, Spool
-from edgecase_cloud import broker, private, processes
+from edgecase_cloud import authority, broker, processes
 from edgecase_models import wire
 from support.broker import Client
 from support.cloud import Cloud
@@ -34,16 +39,20 @@ SERVERS: Final = ("broker", "store", "ingest")
 
 
 def enrol(cloud: Cloud, device: str, folder: Path) -> None:
-    """Let a device in and lay its identity into `folder`/enrolment, as an operator does."""
-    added = cloud.run("device", "add", device, "--out", str(folder / "enrolment"))
+    """Add a device and do as one is told then, so that its identity lies in `folder`/enrolment."""
+    added = cloud.run("device", "add", device, "--json")
     assert added.returncode == 0, added.stderr
+    _, *arguments = shlex.split(json.loads(added.stdout)["command"])
+    done = CliRunner().invoke(agent_cli.app, [*arguments, "--out", str(folder / "enrolment")])
+    assert done.exit_code == 0, done.output
 
 
 def listen_in(cloud: Cloud, device: str) -> Client:
     """A second ear beside ingest: it receives what the device publishes, and what waits for it outlives the broker."""
     host, port = cloud.endpoints.mqtt_host, cloud.endpoints.mqtt_port
     client = Client(f"listening-to-{device}", clean_session=False)
-    client.username_pw_set(broker.INGEST, private.secret(cloud.data / "keys" / broker.INGEST_KEY))
+    keys = cloud.data / "keys"
+    client.tls_set_context(broker.client_context(keys / authority.CERTIFICATE, keys / broker.INGEST_CREDENTIAL))
     client.connect(host, port)
     client.loop_start()
     assert client.subscribed(wire.up_topic(device, "#"))
