@@ -11,11 +11,13 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+import math
 import os
 import secrets
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -243,6 +245,7 @@ class CloudDevice:
     def __init__(self, name: str, folder: Path, host: str, port: int) -> None:
         self.name = name
         self.folder = folder
+        self._said_s: dict[tuple[str, bool], float] = {}
         self.client = Client(f"{name}-{secrets.token_hex(4)}", clean_session=False)  # its subscription outlives a kill
         self.client.tls_set_context(context_of(folder))
         self.client.connect(host, port)
@@ -284,13 +287,19 @@ class CloudDevice:
         return found
 
     def push(self, pending: dict[str, Shot]) -> None:
-        """One round of a device's loop, whatever is away: offer, upload what is granted, forget what is acknowledged."""
+        """One round of a device's loop, whatever is away: offer, upload what is granted, forget what is acknowledged.
+
+        What was said is said again when no answer came within two seconds: a device that asked at every look would drown who answers.
+        """
         if not self.client.is_connected():
             return
+        answers = {(type(answer), getattr(answer, "frame_id", "")): answer for answer in self.everything()}
         for frame in list(pending.values()):
-            grant = self.heard(frame.id, wire.Grant)
-            if self.heard(frame.id, wire.Ack):
+            grant = answers.get((wire.Grant, frame.id))
+            if (wire.Ack, frame.id) in answers:
                 del pending[frame.id]
+            elif time.monotonic() - self._said_s.get((frame.id, grant is None), -math.inf) < 2.0:
+                continue
             elif isinstance(grant, wire.Grant):
                 with contextlib.suppress(OSError, AssertionError):  # the store is away
                     self.upload(frame, grant)
@@ -302,7 +311,8 @@ class CloudDevice:
         """Disconnect."""
         self.client.leave()
 
-    def _publish(self, message: wire.Up) -> None:
+    def _publish(self, message: wire.Offer | wire.Stored) -> None:
+        self._said_s[message.frame_id, isinstance(message, wire.Offer)] = time.monotonic()
         self.client.publish(wire.up_topic(self.name, type(message)), wire.encode(message), qos=1)
 
 

@@ -16,7 +16,7 @@ from edgecase_cloud.catalogue import Event, Frame
 from edgecase_cloud.ingest import Ingest
 from edgecase_cloud.services import Services
 from edgecase_models import wire
-from support.cloud import Cloud
+from support.cloud import Cloud, CloudDevice
 from support.wait import until
 
 FRAMES = 200
@@ -45,7 +45,9 @@ def late(cloud: Cloud, folder: Path, scale: float, say: Callable[[str], None]) -
         say(f"{len(said):,} messages are said again")
         chance = random.Random(frames)
         again = chance.sample(said * 3, 3 * len(said))
-        speaker = cloud.device(device.name)
+        speaker = CloudDevice(
+            device.name, device.folder / "enrolment", cloud.endpoints.mqtt_host, cloud.endpoints.mqtt_port
+        )
         for message in again:
             speaker.client.publish(message.topic, message.payload, qos=1)
         until(lambda: len(speaker.client.received) >= len(again), within_s=120, what="an answer to each")
