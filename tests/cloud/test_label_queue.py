@@ -406,7 +406,11 @@ def test_the_queue_is_kept_until_it_is_told_to_stop_by_one_keeper_only(services:
 
 def test_a_running_cloud_chooses_the_batch_by_itself(cloud: Cloud) -> None:
     device = cloud.device("batch-cam")
-    frames = [shot("batch-cam", score=score, thumbnail_jpeg=circle.plain_jpeg(60)) for score in (3.0, 5.0)]
+    size = {"width_px": circle.WIDTH, "height_px": circle.HEIGHT}
+    frames = [
+        shot("batch-cam", circle.plain_jpeg(shade), score=score, thumbnail_jpeg=circle.plain_jpeg(60), **size)
+        for shade, score in ((60, 3.0), (61, 5.0))
+    ]
     for frame in frames:
         device.deliver(frame)
     device.leave()
