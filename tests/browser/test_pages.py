@@ -22,7 +22,7 @@ def test_the_overview_follows_the_work_without_a_reload(full_desk: Any) -> None:
         job.stage, job.progress = "gate", 0.4
         session.get_one(circle.Frame, circle.frame_id(1)).review = "rejected"
     station = full_desk.page.locator(".station.runs strong")
-    until(lambda: station.inner_text() == "gate 40 %", within_s=30, what="the new stage")
+    until(lambda: station.inner_text() == "gate 40 %", within_s=90, what="the new stage")
     assert full_desk.page.locator(".station.calls strong").inner_text() == "11"
     assert full_desk.page.locator("#waiting").inner_text().startswith("11")
     assert full_desk.page.evaluate("window.same") is True
