@@ -24,7 +24,7 @@ $(VENV)/ready: pyproject.toml constraints.txt
 demo: $(VENV)/ready ## the whole circle once, on two simulated devices; report in build/demo/
 	@$(BIN)/python deploy/demo/demo.py --out build/demo $(DEMO)
 
-test: $(VENV)/ready ## the test suite, under five minutes
+test: $(VENV)/ready ## the test suite, seven minutes of two cores
 	@$(BIN)/python -m pytest -n 3 --dist worksteal $(TESTS)
 
 test-slow: $(VENV)/ready ## what it leaves out: more of the same kind, at more than ten seconds each
