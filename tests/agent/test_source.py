@@ -24,6 +24,7 @@ from edgecase_agent.source import Frame, Source, SourceError, SourceState, open_
 from edgecase_agent.sources.stream import Backoff, StreamSource
 from edgecase_models.detector import Planes
 from support.clips import plain, squares, write_clip
+from support.http_server import serving
 from support.rtsp import rtsp_camera
 from support.wait import until
 
@@ -254,14 +255,8 @@ def server(folder: Path, port: int = 0) -> Iterator[ThreadingHTTPServer]:
         def log_message(self, *_: object) -> None: ...
 
     served = ThreadingHTTPServer(("127.0.0.1", port), partial(Quiet, directory=str(folder)))
-    thread = threading.Thread(target=served.serve_forever, args=(0.02,))
-    thread.start()
-    try:
+    with serving(served):
         yield served
-    finally:
-        served.shutdown()
-        served.server_close()
-        thread.join()
 
 
 @contextmanager

@@ -13,7 +13,6 @@ import shutil
 import signal
 import subprocess
 import sys
-import threading
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
@@ -35,6 +34,7 @@ from tuf.api.metadata import Metadata, MetaFile, Root, Snapshot, TargetFile, Tar
 from tuf.ngclient import Updater
 
 from edgecase_cloud.release import CHANNELS, MODELS, POLICIES, Channel, KeysMissing, ReleaseError, Repository
+from support.http_server import serving
 
 NOW = datetime.now(UTC).replace(microsecond=0)
 
@@ -83,12 +83,8 @@ def repository(tmp_path: Path) -> Repository:
 @pytest.fixture
 def url(repository: Repository) -> Iterator[str]:
     handler = functools.partial(_Quiet, directory=str(repository.metadata.parent))
-    with ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
-        thread = threading.Thread(target=server.serve_forever, args=(0.02,), daemon=True)
-        thread.start()
-        yield f"http://127.0.0.1:{server.server_port}"
-        server.shutdown()
-        thread.join()
+    with serving(ThreadingHTTPServer(("127.0.0.1", 0), handler)) as address:
+        yield address
 
 
 @pytest.fixture

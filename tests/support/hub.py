@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import json
-import threading
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
@@ -25,6 +24,8 @@ from tuf.api.metadata import (
     Targets,
     Timestamp,
 )
+
+from support.http_server import serving
 
 DELEGATED = {"models": "models/*/*", "channels": "channels/*", "policies": "policies/*"}
 
@@ -145,13 +146,5 @@ def running_hub(folder: Path) -> Iterator[Hub]:
     """A hub on a free loopback port."""
     hub = Hub(folder)
     server = ThreadingHTTPServer(("127.0.0.1", 0), type("Handler", (_Handler,), {"hub": hub}))
-    server.daemon_threads = True
-    hub.url = f"http://127.0.0.1:{server.server_address[1]}"
-    thread = threading.Thread(target=server.serve_forever, args=(0.05,), daemon=True)
-    thread.start()
-    try:
+    with serving(server) as hub.url:
         yield hub
-    finally:
-        server.shutdown()
-        server.server_close()
-        thread.join()

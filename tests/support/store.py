@@ -11,6 +11,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
+from support.http_server import serving
+
 RESET = -1  # break the connection in the middle of the body
 SILENT = -2  # take the body and never answer
 EARLY = -3  # answer 403 without reading the body, and close
@@ -82,7 +84,6 @@ class _Handler(BaseHTTPRequestHandler):
 
 
 class _Server(ThreadingHTTPServer):
-    daemon_threads = True
     block_on_close = False
 
     def handle_error(self, request: object, client_address: object) -> None:
@@ -95,11 +96,5 @@ def running_store() -> Iterator[Store]:
     store = Store()
     server = _Server(("127.0.0.1", 0), type("Handler", (_Handler,), {"store": store}))
     store.port = server.server_address[1]
-    thread = threading.Thread(target=server.serve_forever, args=(0.05,), daemon=True)
-    thread.start()
-    try:
+    with serving(server):
         yield store
-    finally:
-        server.shutdown()
-        server.server_close()
-        thread.join()

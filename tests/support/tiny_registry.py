@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import threading
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
@@ -17,6 +16,7 @@ from cryptography.hazmat.primitives import serialization
 from edgecase_cloud.authority import Authority, key_digest, requested_key
 from edgecase_models import wire
 from edgecase_models.enrolment import RENEWALS, Answer, Enrolled, Token
+from support.http_server import serving
 
 Reply = tuple[int, bytes]
 
@@ -84,13 +84,5 @@ def running_registry(folder: Path) -> Iterator[Registry]:
     """A hub that enrols, on a free loopback port."""
     registry = Registry(Authority(folder))
     server = ThreadingHTTPServer(("127.0.0.1", 0), type("Handler", (_Handler,), {"registry": registry}))
-    server.daemon_threads = True
-    registry.url = f"http://127.0.0.1:{server.server_address[1]}"
-    thread = threading.Thread(target=server.serve_forever, args=(0.05,), daemon=True)
-    thread.start()
-    try:
+    with serving(server) as registry.url:
         yield registry
-    finally:
-        server.shutdown()
-        server.server_close()
-        thread.join()
