@@ -371,7 +371,7 @@ class Ingest:
 
     def _is_known(self, device: str) -> bool:
         with self._catalogue.session() as session:
-            return session.get(Device, device) is not None
+            return session.scalar(sa.select(Device.id).where(Device.id == device)) is not None
 
     def _write(self, work: Callable[[Session], wire.Down | Incident | None]) -> wire.Down | Incident | None:
         with self._catalogue.writing.begin() as session:
