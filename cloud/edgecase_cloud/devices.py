@@ -207,8 +207,9 @@ def tell_broker(parts: Services, now: datetime) -> None:
     with durable.exclusive(parts.settings.path("broker.lock")):  # two writers at once could forget one's device
         write_broker_configuration(parts, now)
         running = services.running_endpoints(parts.settings.data)
-        if running is not None:
-            broker.reload(running.pids["broker"])
+        pid = running.pids.get("broker") if running is not None else None
+        if pid is not None:  # else none runs just now: it reads the file when it starts
+            broker.reload(pid)
 
 
 # Certificates

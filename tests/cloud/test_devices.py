@@ -381,6 +381,17 @@ def test_endpoints_count_only_while_their_cloud_is_alive(tmp_path: Path) -> None
         assert services.running_endpoints(tmp_path) is None, "a killed one wrote them; another command holds the lock"
 
 
+def test_who_enrols_while_the_broker_is_being_started_again_stands_in_the_file_that_it_will_read(
+    parts: Services,
+) -> None:
+    data = parts.settings.data
+    written = {"web": "w", "mqtt_host": "h", "mqtt_port": 1, "s3": "s", "pids": {"up": os.getpid()}}
+    (data / services.ENDPOINTS).write_text(json.dumps(written))
+    with durable.exclusive(data / services.LOCK):
+        an_enrolled(parts)
+    assert row_of(parts).enrolment in (data / "broker" / "nats.conf").read_text()
+
+
 def test_services_of_a_folder_without_a_cloud_say_how_to_start_one(tmp_path: Path) -> None:
     with pytest.raises(services.NoData, match="start one with: edgecase-cloud up --data"):
         services.open_folder(tmp_path)
