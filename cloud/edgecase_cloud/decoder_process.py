@@ -75,7 +75,7 @@ def main() -> None:
 def _thumbnail(jpeg: bytes) -> Seen:
     """The brightness of a small JPEG, as its fingerprint."""
     import numpy as np
-    from PIL import Image
+    from PIL import Image, UnidentifiedImageError
 
     from edgecase_models.fingerprint import Fingerprint
 
@@ -88,6 +88,8 @@ def _thumbnail(jpeg: bytes) -> Seen:
                 return Seen(problem=f"{width} × {height} pixels are no thumbnail")
             picture.draft("L", None)  # colours are not even decoded
             grey = np.asarray(picture.convert("L"))
+    except UnidentifiedImageError:
+        return Seen(problem="not a JPEG")
     except (OSError, SyntaxError, ValueError) as error:
         return Seen(problem=f"not a JPEG that can be decoded: {error}"[:200])
     return Seen(height_px=height, width_px=width, fingerprint=Fingerprint.of(grey).to_bytes())

@@ -3,17 +3,16 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Set
+from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
-from functools import partial
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 import msgspec
 import sqlalchemy as sa
 import structlog
 from sqlalchemy.exc import OperationalError
-from sqlalchemy.orm import Session
+from sqlalchemy.orm import Session, load_only
 
 from edgecase_cloud import clocks, twins
 from edgecase_cloud.audit import Audit, Refusal, Refused
@@ -77,8 +76,39 @@ class _Frame(msgspec.Struct):
     frame_id: wire.FrameId
 
 
+class _Held(NamedTuple):
+    """What the catalogue holds on the frames that some messages are about. Of rows it has read what decides, not what is long."""
+
+    session: Session
+    frames: Mapping[str, Frame]
+    forgotten: Set[str]
+
+
+Outcome = Frame | wire.Down | Incident | None
+"""A frame stands for what a device is told of it as it stands, which is worked out after the commit."""
+
+
+@dataclass
+class _Case:
+    """One message on its way, with what was found out before the catalogue is written: that takes time, and others wait meanwhile."""
+
+    topic: str
+    payload: bytes
+    device: str = ""
+    message: wire.Up | None = None
+    seen: Seen | None = None  # the thumbnail of an offer, where the frame's look is not known
+    found: ObjectInfo | None = None  # the object of a frame that is said to be stored
+    outcome: Outcome = None
+    answer: list[Reply] | Exception = field(default_factory=list)
+
+    @property
+    def subject(self) -> str:
+        """The frame it is about; empty where it is about none."""
+        return "" if self.message is None or isinstance(self.message, wire.Status) else self.message.frame_id
+
+
 class Ingest:
-    """Judges one message at a time. Every answer may be asked for again: all of it is idempotent by frame id.
+    """Judges messages. Every answer may be asked for again: all of it is idempotent by frame id.
 
     A frame id belongs to the device and the bytes that it was first offered with. Another device or other bytes under
     the same id are an incident, never an overwrite.
@@ -94,17 +124,24 @@ class Ingest:
         self._distrusted: dict[str, datetime] = {}
 
     def handle(self, topic: str, payload: bytes, now: datetime) -> list[Reply]:
-        """What to answer to one message; everything it says is committed when this returns.
+        """What to answer to one message. Raises what `handle_all` gives in place of an answer."""
+        (answer,) = self.handle_all([(topic, payload)], now)
+        if isinstance(answer, Exception):
+            raise answer
+        return answer
 
-        Raises `Unreachable` when the store or the catalogue cannot be asked now: nothing happened, hand it in again.
+    def handle_all(self, messages: Sequence[tuple[str, bytes]], now: datetime) -> list[list[Reply] | Exception]:
+        """What to answer to each message, or the error in its place; everything that answers say is committed when this returns.
+
+        `Unreachable` says that the store or the catalogue cannot be asked now: nothing happened, hand that message in again.
         """
-        try:
-            try:
-                return self._handle(wire.device_of(topic), wire.decode_up(payload), now)
-            except WireError as error:
-                return self.set_aside(topic, payload, error, now)
-        except OperationalError as error:
-            raise Unreachable(f"the catalogue cannot be written now: {error.orig}") from error
+        cases = [_Case(topic, payload) for topic, payload in messages]
+        for case in cases:
+            self._guarded(case, now, lambda case: self._read(case, now))
+        admitted = self._admitted([case for case in cases if case.message is not None], now)
+        for together in _apart(admitted):
+            self._judge(together, now)
+        return [case.answer for case in cases]
 
     def set_aside(self, topic: str, payload: bytes, error: Exception, now: datetime) -> list[Reply]:
         """Record a message that cannot be used; for a frame that can never be read, tell its device.
@@ -131,55 +168,147 @@ class Ingest:
             return []
         return [Reply(device, wire.Reject(frame_id=frame_id, reason=f"cannot be read: {error}"[:200]))]
 
-    def _handle(self, device: str, message: wire.Up, now: datetime) -> list[Reply]:
+    # One message, or many
+
+    def _guarded(self, case: _Case, now: datetime, work: Callable[[_Case], None]) -> None:
+        """Do what concerns one message; whatever it trips over is its own."""
+        try:
+            try:
+                work(case)
+            except WireError as error:
+                case.answer = self.set_aside(case.topic, case.payload, error, now)
+        except OperationalError as error:
+            case.answer = _no_catalogue(error)
+        except Exception as error:  # noqa: BLE001 (its caller's: it is tried again, and set aside in the end)
+            case.answer = error
+
+    def _read(self, case: _Case, now: datetime) -> None:
+        device, message = wire.device_of(case.topic), wire.decode_up(case.payload)
         if message.device != device:
             claims = {"claims": message.device, "type": type(message).__name__}
             self._audit.refused(Refusal(Refused.TOPIC, device, "claims another device", claims, proven=True), now)
+        else:
+            case.device, case.message = device, message
+
+    def _admitted(self, cases: Sequence[_Case], now: datetime) -> list[_Case]:
+        """Those of devices that were added."""
+        wanted = sa.select(Device.id).where(Device.id.in_({case.device for case in cases}))
+        try:
+            with self._catalogue.session() as session:
+                known = set(session.scalars(wanted))
+        except OperationalError as error:
+            for case in cases:
+                case.answer = _no_catalogue(error)
             return []
-        if not self._is_known(device):
-            self._audit.refused(Refusal(Refused.UNKNOWN, device, "not added", {"type": type(message).__name__}), now)
-            return []
-        match message:
-            case wire.Offer():
-                look = self._look_of(message, now)  # before others have to wait for it
-                outcome = self._write(partial(self._offered, offer=message, look=look, now=now))
-            case wire.Stored():
-                outcome = self._stored(message, now)
-            case wire.Status():
-                outcome = self._write(partial(_reported, status=message, now=now))
-        if isinstance(outcome, Incident):
-            self._record(
-                now, "incident", outcome.frame_id, {"device": device, "reason": outcome.reason, **outcome.detail}
-            )
+
+        def refuse(case: _Case) -> None:
+            said = {"type": type(case.message).__name__}
+            self._audit.refused(Refusal(Refused.UNKNOWN, case.device, "not added", said), now)
+
+        for case in cases:
+            if case.device not in known:
+                self._guarded(case, now, refuse)
+        return [case for case in cases if case.device in known]
+
+    def _judge(self, cases: Sequence[_Case], now: datetime) -> None:
+        """Give messages about different frames their answers, all in one transaction.
+
+        Where one of them trips, nothing of it happened, and each is judged in a transaction of its own: the others need not suffer.
+        """
+
+        def judge(case: _Case) -> None:
+            self._prepare([case], now)
+            if case.answer == []:
+                self._write([case], now)
+                self._tell(case, now)
+
+        try:
+            if len(cases) > 1:
+                self._prepare(cases, now)
+                going_on = [case for case in cases if case.answer == []]
+                self._write(going_on, now)
+                for case in going_on:
+                    self._guarded(case, now, lambda case: self._tell(case, now))
+                return
+        except OperationalError as error:
+            for case in cases:
+                case.answer = _no_catalogue(error)
+            return
+        except Exception:  # noqa: BLE001 (the one that trips trips again below)
+            for case in cases:
+                case.answer = []
+        for case in cases:
+            self._guarded(case, now, judge)
+
+    def _prepare(self, cases: Sequence[_Case], now: datetime) -> None:
+        """Look at thumbnails and into the store. One that the store does not answer for, and all after it, get that as their answer."""
+        with self._catalogue.session() as session:
+            held = _held(session, cases)
+            offered = [case.subject for case in cases if isinstance(case.message, wire.Offer)]
+            looked_at = set(session.scalars(sa.select(Look.frame_id).where(Look.frame_id.in_(offered))))
+        unreachable: Unreachable | None = None
+        for case in cases:
+            match case.message:
+                case wire.Offer() as offer if offer.frame_id not in looked_at and case.seen is None:
+                    case.seen = self._seen(offer, now)
+                case wire.Stored() as stored:
+                    try:
+                        if unreachable is None:
+                            case.found = self._found(stored, held)
+                        else:
+                            case.answer = unreachable
+                    except Unreachable as error:
+                        case.answer = unreachable = error
+
+    def _write(self, cases: Sequence[_Case], now: datetime) -> None:
+        with self._catalogue.writing.begin() as session:
+            held = _held(session, cases)
+            for case in cases:
+                outcome: Outcome = None
+                match case.message:
+                    case wire.Offer() as offer:
+                        outcome = self._offered(held, offer, case.seen, now)
+                    case wire.Stored() as stored:
+                        outcome = self._stored(held, stored, case.found, now)
+                    case wire.Status() as status:
+                        _reported(session, status=status, now=now)
+                if isinstance(outcome, Incident):
+                    said = {"device": case.device, "reason": outcome.reason, **outcome.detail}
+                    _record(session, now, "incident", outcome.frame_id, said)
+                case.outcome = outcome
+
+    def _tell(self, case: _Case, now: datetime) -> None:
+        outcome = case.outcome
+        if isinstance(outcome, Frame):
+            outcome = self._standing(outcome, now)
+        elif isinstance(outcome, Incident):
             outcome = wire.Reject(frame_id=outcome.frame_id, reason=outcome.reason)
-        if isinstance(outcome, wire.Grant):
-            outcome = self._in_parts(outcome, now)
-        return [] if outcome is None else [Reply(device, outcome)]
+        case.answer = [] if outcome is None else [Reply(case.device, outcome)]
 
     # Offer
 
-    def _look_of(self, offer: wire.Offer, now: datetime) -> Look | None:
-        """What the frame looks like; None where that is known already.
+    def _seen(self, offer: wire.Offer, now: datetime) -> Seen:
+        """What its thumbnail shows.
 
-        A thumbnail that broke the decoder cost seconds: for some minutes none of that device's are decoded, or it could hold up the fleet.
+        One that broke the decoder cost seconds: for some minutes none of that device's are decoded, or it could hold up the fleet.
         """
-        with self._catalogue.session() as session:
-            if session.scalar(sa.select(Look.id).where(Look.frame_id == offer.frame_id)) is not None:
-                return None
         if now < self._distrusted.get(offer.device, now):
-            seen = Seen(problem="not decoded, since another thumbnail of this device broke the decoder")
-        else:
-            seen = self._pictures.thumbnail(offer.thumbnail_jpeg)
+            return Seen(problem="not decoded, since another thumbnail of this device broke the decoder")
+        seen = self._pictures.thumbnail(offer.thumbnail_jpeg)
         if seen.broke:
             self._distrusted[offer.device] = now + _DISTRUST
-            detail = {"device": offer.device, "reason": f"thumbnail: {seen.problem}"}
-            self._record(now, "broken picture", offer.frame_id, detail)
-        return look_of(offer.frame_id, seen, None if offer.features is msgspec.UNSET else offer.features)
+        return seen
 
-    def _offered(self, session: Session, offer: wire.Offer, look: Look | None, now: datetime) -> wire.Down | Incident:
-        row = session.get(Frame, offer.frame_id)
+    def _offered(self, held: _Held, offer: wire.Offer, seen: Seen | None, now: datetime) -> Outcome:
+        session, row = held.session, held.frames.get(offer.frame_id)
+        look = None
+        if seen is not None:
+            look = look_of(offer.frame_id, seen, None if offer.features is msgspec.UNSET else offer.features)
+            if seen.broke:
+                said = {"device": offer.device, "reason": f"thumbnail: {seen.problem}"}
+                _record(session, now, "broken picture", offer.frame_id, said)
         if row is None:
-            if session.get(Forgotten, offer.frame_id) is not None:
+            if offer.frame_id in held.forgotten:
                 return wire.Decline(frame_id=offer.frame_id, reason=REASON)
             with session.no_autoflush:  # one INSERT with the decision in it
                 row = Frame(id=offer.frame_id, offered_at=now, delivery=Delivery.OFFERED, delivery_reason="")
@@ -196,10 +325,10 @@ class Ingest:
             self._fill(session, row, offer)
             row.problem = None  # it is looked at again, now that it is known what was announced
             clocks.place(session, row)
-        session.flush()
         if look is not None:
             session.add(look)
-        return self._standing(row, now)
+        session.flush()  # the next message of the batch is judged by what this one left
+        return row
 
     def _fill(self, session: Session, row: Frame, offer: wire.Offer) -> None:
         """Write what the offer says into the row."""
@@ -306,24 +435,22 @@ class Ingest:
             case Delivery.REJECTED:
                 return wire.Reject(frame_id=row.id, reason=row.delivery_reason)
             case Delivery.OFFERED | Delivery.GRANTED:
-                lifetime_s = self._settings.grant_s
-                url, headers = self._store.presign_put(
-                    row.key, row.size_bytes, row.sha256, media_type=row.media_type, expires_s=lifetime_s
-                )
-                expires_at = now + timedelta(seconds=lifetime_s)
-                return wire.Grant(frame_id=row.id, url=url, headers=headers, key=row.key, expires_at=expires_at)
+                return self._granted(row, now)
 
-    def _in_parts(self, grant: wire.Grant, now: datetime) -> wire.Grant:
-        """The grant of a large frame lets it come in parts, too. Asked of the store, so never inside a transaction.
+    def _granted(self, row: Frame, now: datetime) -> wire.Grant:
+        """A large frame may come in parts, too. The store is asked for that, so never inside a transaction.
 
         Uploads of the same device that nobody has gone on with for long are dropped on the occasion.
         """
-        with self._catalogue.session() as session:
-            row = session.get_one(Frame, grant.frame_id)
+        lifetime_s = self._settings.grant_s
+        url, headers = self._store.presign_put(
+            row.key, row.size_bytes, row.sha256, media_type=row.media_type, expires_s=lifetime_s
+        )
+        expires_at = now + timedelta(seconds=lifetime_s)
+        grant = wire.Grant(frame_id=row.id, url=url, headers=headers, key=row.key, expires_at=expires_at)
         if row.size_bytes <= PART_BYTES:
             return grant
         self._store.give_up_parts(f"frames/{row.device_id}/", now - PARTS_WAIT)
-        lifetime_s = self._settings.grant_s
         parts = self._store.parts(row.key, row.size_bytes, media_type=row.media_type, expires_s=lifetime_s)
         return msgspec.structs.replace(grant, parts=parts)
 
@@ -345,57 +472,87 @@ class Ingest:
 
     # Stored
 
-    def _stored(self, stored: wire.Stored, now: datetime) -> wire.Down | Incident | None:
-        with self._catalogue.session() as session:
-            row = session.get(Frame, stored.frame_id)
-            forgotten = row is None and session.get(Forgotten, stored.frame_id) is not None
-        if forgotten:  # it was granted before, and is there now
-            if is_key_of(stored.key, stored.device, stored.frame_id):
-                self._store.delete([stored.key])
-            return wire.Decline(frame_id=stored.frame_id, reason=REASON)
-        if row is None:  # the catalogue is older than the device's memory; its next offer mends that
-            self._record(now, "unknown frame", stored.frame_id, {"device": stored.device})
+    def _found(self, stored: wire.Stored, held: _Held) -> ObjectInfo | None:
+        """The object of a frame that waits for it; None where there is none yet, or none is waited for."""
+        row = held.frames.get(stored.frame_id)
+        if row is None:
+            if stored.frame_id in held.forgotten and is_key_of(stored.key, stored.device, stored.frame_id):
+                self._store.delete([stored.key])  # it was granted before, and is there now
             return None
-        if conflict := _conflict(row, stored):
-            return conflict
-        if row.delivery is not Delivery.GRANTED:
-            return self._standing(row, now)
+        if row.delivery is not Delivery.GRANTED or _conflict(row, stored):
+            return None
         found = self._store.head(row.key)
         if found is None and stored.parts is not msgspec.UNSET and self._store.put_together(row.key, stored.parts):
             found = self._store.head(row.key)
+        return found
+
+    def _stored(self, held: _Held, stored: wire.Stored, found: ObjectInfo | None, now: datetime) -> Outcome:
+        row = held.frames.get(stored.frame_id)
+        if row is None:
+            if stored.frame_id in held.forgotten:
+                return wire.Decline(frame_id=stored.frame_id, reason=REASON)
+            # The catalogue is older than the device's memory; its next offer mends that.
+            _record(held.session, now, "unknown frame", stored.frame_id, {"device": stored.device})
+            return None
+        if conflict := _conflict(row, stored):
+            return conflict
         if found is None:
-            return self._standing(row, now)
-        return self._write(partial(_checked, frame_id=row.id, found=found, now=now))
-
-    # Rows
-
-    def _is_known(self, device: str) -> bool:
-        with self._catalogue.session() as session:
-            return session.scalar(sa.select(Device.id).where(Device.id == device)) is not None
-
-    def _write(self, work: Callable[[Session], wire.Down | Incident | None]) -> wire.Down | Incident | None:
-        with self._catalogue.writing.begin() as session:
-            return work(session)
-
-    def _record(self, now: datetime, kind: str, subject: str, detail: dict[str, Any]) -> None:
-        log.warning(kind, subject=subject, **detail)
-        with self._catalogue.session.begin() as session:
-            session.add(Event(at=now, kind=kind, subject=subject, detail=detail))
-
-
-def _checked(session: Session, *, frame_id: str, found: ObjectInfo, now: datetime) -> wire.Down | Incident:
-    """The object is there: it is what was offered, or it is an incident."""
-    row = session.get_one(Frame, frame_id)
-    if (found.size_bytes, found.sha256) != (row.size_bytes, row.sha256):
-        reason = "the object in the store is not what was offered"
+            return row
+        if (found.size_bytes, found.sha256) != (row.size_bytes, row.sha256):
+            reason = "the object in the store is not what was offered"
+            if row.delivery is Delivery.GRANTED:
+                _move(row, Delivery.REJECTED, reason)
+            offered = {"size_bytes": row.size_bytes, "sha256": row.sha256}
+            return Incident(row.id, reason, {"offered": offered, "found": msgspec.to_builtins(found)})
         if row.delivery is Delivery.GRANTED:
-            _move(row, Delivery.REJECTED, reason)
-        offered = {"size_bytes": row.size_bytes, "sha256": row.sha256}
-        return Incident(row.id, reason, {"offered": offered, "found": msgspec.to_builtins(found)})
-    if row.delivery is Delivery.GRANTED:
-        _move(row, Delivery.ACKNOWLEDGED)
-        row.acknowledged_at = now
-    return wire.Ack(frame_id=row.id, sha256=row.sha256)
+            _move(row, Delivery.ACKNOWLEDGED)
+            row.acknowledged_at = now
+        return row
+
+
+def _apart(cases: Iterable[_Case]) -> Iterator[list[_Case]]:
+    """Stretches in which no two are about the same frame: the later one is judged by what the earlier one left."""
+    together: list[_Case] = []
+    subjects: set[str] = set()
+    for case in cases:
+        if case.subject in subjects:
+            yield together
+            together, subjects = [], set()
+        together.append(case)
+        if case.subject:
+            subjects.add(case.subject)
+    if together:
+        yield together
+
+
+_DECIDES: Final = (
+    Frame.device_id,
+    Frame.key,
+    Frame.sha256,
+    Frame.size_bytes,
+    Frame.media_type,
+    Frame.model_digest,
+    Frame.delivery,
+    Frame.delivery_reason,
+)
+
+
+def _held(session: Session, cases: Sequence[_Case]) -> _Held:
+    subjects = [case.subject for case in cases if case.subject]
+    wanted = sa.select(Frame).where(Frame.id.in_(subjects)).options(load_only(*_DECIDES))
+    frames = {row.id: row for row in session.scalars(wanted)} if subjects else {}
+    unknown = [subject for subject in subjects if subject not in frames]
+    forgotten = sa.select(Forgotten.frame_id).where(Forgotten.frame_id.in_(unknown))
+    return _Held(session, frames, set(session.scalars(forgotten)) if unknown else set())
+
+
+def _record(session: Session, now: datetime, kind: str, subject: str, detail: dict[str, Any]) -> None:
+    log.warning(kind, subject=subject, **detail)
+    session.add(Event(at=now, kind=kind, subject=subject, detail=detail))
+
+
+def _no_catalogue(error: OperationalError) -> Unreachable:
+    return Unreachable(f"the catalogue cannot be written now: {error.orig}")
 
 
 def _reported(session: Session, *, status: wire.Status, now: datetime) -> None:

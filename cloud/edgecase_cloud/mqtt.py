@@ -190,18 +190,27 @@ class Worker:
     def step(self, wait_s: float) -> int:
         """One batch, waiting at most `wait_s` for its first message; how many messages were done with."""
         done: list[Arrival] = []
-        replies: list[Reply] = []
+        tried: list[Waiting] = []
         for waiting in self._batch(wait_s):
-            if waiting.arrival.connection != self._link.connection:
+            arrival = waiting.arrival
+            if arrival.connection != self._link.connection:
                 continue  # the broker sends it again on the new connection
-            if waiting.arrival.topic == ASK_TOPIC:
-                self._link.publish(ANSWER_TOPIC, waiting.arrival.payload[:64])
-                done.append(waiting.arrival)
-                continue
-            answer = self._try(waiting)
+            if arrival.topic == ASK_TOPIC:
+                self._link.publish(ANSWER_TOPIC, arrival.payload[:64])
+                done.append(arrival)
+            elif self._monotonic_s() < (rests_until_s := self._resting.get(_kind(arrival), 0.0)):
+                self._put_off(waiting, rests_until_s)
+            else:
+                tried.append(waiting)
+        now, replies = self._clock(), list[Reply]()
+        outcomes = self._ingest.handle_all([(each.arrival.topic, each.arrival.payload) for each in tried], now)
+        for waiting, outcome in zip(tried, outcomes, strict=True):
+            answer = self._failed(waiting, outcome, now) if isinstance(outcome, Exception) else outcome
             if answer is not None:
                 replies += answer
                 done.append(waiting.arrival)
+                if outcome is answer and self._resting.pop(_kind(waiting.arrival), 0.0):
+                    log.info("going on", kind=_kind(waiting.arrival))
         if replies:
             self._make_durable()
         sent = [self._link.publish(wire.down_topic(r.device, type(r.message)), wire.encode(r.message)) for r in replies]
@@ -227,32 +236,22 @@ class Worker:
             pass
         return batch
 
-    def _try(self, waiting: Waiting) -> list[Reply] | None:
-        """The answer to one message, or None where it was put off."""
-        arrival, now = waiting.arrival, self._clock()
-        kind = arrival.topic.rpartition("/")[2]
-        if self._monotonic_s() < self._resting.get(kind, 0.0):
-            self._put_off(waiting, self._resting[kind])
-            return None
-        try:
-            answer = self._ingest.handle(arrival.topic, arrival.payload, now)
-        except Unreachable as error:
+    def _failed(self, waiting: Waiting, error: Exception, now: datetime) -> list[Reply] | None:
+        """The answer to a message that could not be handled, or None where it was put off."""
+        if isinstance(error, Unreachable):
             # Others of its kind would wait for the same server, each for its own timeout, and hold up those that need not.
+            kind = _kind(waiting.arrival)
             if kind not in self._resting:
                 log.warning("waiting", kind=kind, error=str(error))
             self._resting[kind] = self._monotonic_s() + _AWAY_S
             self._put_off(waiting, self._resting[kind])
             return None
-        except Exception as error:  # the loop's own: one message must not stop the others
-            waiting.failures += 1
-            log.exception("message failed", topic=arrival.topic, failures=waiting.failures)
-            if waiting.failures >= TRIES:
-                return self._set_aside(waiting, error, now)
-            self._put_off(waiting, self._monotonic_s() + _RETRY_S * waiting.failures)
-            return None
-        if self._resting.pop(kind, None):
-            log.info("going on", kind=kind)
-        return answer
+        waiting.failures += 1
+        log.error("message failed", topic=waiting.arrival.topic, failures=waiting.failures, exc_info=error)
+        if waiting.failures >= TRIES:
+            return self._set_aside(waiting, error, now)
+        self._put_off(waiting, self._monotonic_s() + _RETRY_S * waiting.failures)
+        return None
 
     def _set_aside(self, waiting: Waiting, error: Exception, now: datetime) -> list[Reply] | None:
         try:
@@ -315,6 +314,10 @@ def run(link: Link, worker: Worker, poker: Poker, stop: threading.Event) -> None
                 raise RuntimeError("the network thread has ended; its trace is in the log above")
     finally:
         link.close()
+
+
+def _kind(arrival: Arrival) -> str:
+    return arrival.topic.rpartition("/")[2]
 
 
 def trust_the_kernel() -> None:

@@ -14,7 +14,10 @@ import msgspec
 import numpy as np
 import pytest
 import sqlalchemy as sa
+from sqlalchemy import event
+from sqlalchemy.orm import Session
 
+from edgecase_cloud import clocks
 from edgecase_cloud.catalogue import Delivery, Device, Frame, Look, ObjectClass, Review
 from edgecase_cloud.decoder_process import Seen
 from edgecase_cloud.decoding import Decoder
@@ -81,6 +84,65 @@ def test_a_thumbnail_that_breaks_the_decoder_is_recorded_and_its_device_cannot_d
         problems = list(session.scalars(sa.select(Look.problem).order_by(Look.id)))
     assert problems[0] == problems[5] == "it takes more than 1 s of computing to decode"
     assert set(problems[1:5]) == {"not decoded, since another thumbnail of this device broke the decoder"}
+
+
+def at_once(tell: Told, *messages: wire.Up) -> list[object]:
+    """The answers to messages that come in one batch: a message, None, or an error."""
+    said = [(wire.up_topic(message.device, type(message)), wire.encode(message)) for message in messages]
+    answers = tell.ingest.handle_all(said, NOW)
+    return [answer if isinstance(answer, Exception) else answer[0].message if answer else None for answer in answers]
+
+
+def test_a_fault_of_ours_with_one_message_of_a_batch_leaves_the_others_as_they_would_be(
+    tell: Told, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    good, bad, late = [shot() for _ in range(5)], shot(), shot()
+    grant = tell.granted(late)
+    tell.put(late, grant)
+    place = clocks.place
+
+    def trip(session: Session, row: Frame) -> None:
+        if row.id == bad.id:
+            raise KeyError("a fault of ours")
+        place(session, row)
+
+    monkeypatch.setattr(clocks, "place", trip)
+    answers = at_once(
+        tell, *(frame.offer for frame in good[:3]), bad.offer, late.stored(grant), *(f.offer for f in good[3:])
+    )
+    assert isinstance(answers[3], KeyError)
+    assert answers[4] == wire.Ack(frame_id=late.id, sha256=late.offer.sha256)
+    assert [answer.frame_id for answer in answers if isinstance(answer, wire.Grant)] == [frame.id for frame in good]
+    with tell.parts.catalogue.session() as session:
+        assert session.get(Frame, bad.id) is None
+        looked_at = list(session.scalars(sa.select(Look.frame_id)))
+    assert sorted(looked_at) == sorted(frame.id for frame in (*good, late))
+
+
+def test_a_store_that_is_away_is_asked_once_a_batch_and_holds_up_only_what_needs_it(
+    tell: Told, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    waiting = [shot() for _ in range(4)]
+    grants = [tell.granted(frame) for frame in waiting]
+    asked: list[str] = []
+
+    def away(key: str) -> None:
+        asked.append(key)
+        raise Unreachable("away")
+
+    monkeypatch.setattr(tell.parts.store, "head", away)
+    new = shot()
+    answers = at_once(tell, *(frame.stored(grant) for frame, grant in zip(waiting, grants, strict=True)), new.offer)
+    assert [type(answer) for answer in answers] == [Unreachable] * 4 + [wire.Grant]
+    assert asked == [grants[0].key]
+    assert {tell.row(frame).delivery for frame in (*waiting, new)} == {Delivery.GRANTED}
+
+
+def test_a_catalogue_that_cannot_be_written_answers_for_the_whole_batch(tell: Told) -> None:
+    frames, engine = [shot() for _ in range(3)], tell.parts.catalogue.engine
+    engine.dispose()
+    event.listen(engine, "connect", lambda connection, _: connection.execute("PRAGMA query_only = ON"))
+    assert [type(answer) for answer in at_once(tell, *(frame.offer for frame in frames))] == [Unreachable] * 3
 
 
 def test_a_frame_goes_from_offer_to_acknowledged_and_its_row_says_all_that_was_offered(tell: Told) -> None:

@@ -13,7 +13,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule, run_state_machine_as_test
 
-from edgecase_cloud.catalogue import DELIVERY_MOVES, Delivery, Event, Frame
+from edgecase_cloud.catalogue import DELIVERY_MOVES, Delivery, Device, Event, Frame, Look
 from edgecase_cloud.ingest import Ingest, Reply
 from edgecase_cloud.services import Services
 from edgecase_models import wire
@@ -147,6 +147,75 @@ class Fleet(RuleBasedStateMachine):
 def test_duplicated_reordered_and_conflicting_messages_never_break_the_word_of_the_catalogue(parts: Services) -> None:
     machine = type("OverRealServers", (Fleet,), {"parts": parts})
     run_state_machine_as_test(machine, settings=settings(max_examples=8, stateful_step_count=20, deadline=None))
+
+
+CONTENTS = [shot().content for _ in range(3)]
+
+
+def message_of(kind: str, frame_id: str, content: int, device: str) -> tuple[str, bytes]:
+    """Topic and payload of a message of this kind."""
+    said = shot(device, CONTENTS[content], frame_id=frame_id)
+    message: wire.Up = said.offer
+    match kind:
+        case "stored":
+            message = wire.Stored(device=device, frame_id=frame_id, key=key_of(frame_id), sha256=said.offer.sha256)
+        case "status":
+            message = wire.Status(device=device, online=True, session=str(content), at=NOW, running_digest="b" * 64)
+        case "strange":  # it can be read, and is refused only when its row is made
+            message = shot(device, media_type="image/bmp").offer
+        case "garbage":
+            return wire.up_topic(device, wire.Offer), b"{" * (content + 1)
+    return wire.up_topic("cam-2" if kind == "forged" else device, type(message)), wire.encode(message)
+
+
+def key_of(frame_id: str) -> str:
+    return f"frames/cam-1/2026-03-04/{frame_id}.jpg"
+
+
+messages = st.tuples(
+    st.sampled_from(["offer", "offer", "stored", "stored", "status", "strange", "garbage", "forged"]),
+    st.integers(0, 3),
+    st.integers(0, 2),
+    st.sampled_from(["cam-1", "cam-2", "cam-9"]),
+)
+
+
+@settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(said=st.lists(messages, max_size=16), stored=st.sets(st.tuples(st.integers(0, 3), st.integers(0, 2))))
+def test_many_messages_at_once_are_judged_as_one_after_the_other(
+    tmp_path_factory: pytest.TempPathFactory,
+    s3: S3Server,
+    said: list[tuple[str, int, int, str]],
+    stored: set[tuple[int, int]],
+) -> None:
+    folder, ids = tmp_path_factory.mktemp("pair"), [shot().id for _ in range(4)]
+    (folder / "one").mkdir()
+    (folder / "many").mkdir()
+    one, many = (make_services(folder / name, s3.store, "cam-1", "cam-2") for name in ("one", "many"))
+    for frame, content in stored:
+        s3.store.put(key_of(ids[frame]), CONTENTS[content])
+    hears = [message_of(kind, ids[frame], content, device) for kind, frame, content, device in said]
+    ingest = Ingest(one)
+    singly = [ingest.handle(topic, payload, NOW) for topic, payload in hears]
+    together = Ingest(many).handle_all(hears, NOW)
+    assert [plain(answer) for answer in together] == [plain(answer) for answer in singly]
+    assert rows(many) == rows(one)
+    one.catalogue.close()
+    many.catalogue.close()
+
+
+def plain(answer: list[Reply] | Exception) -> object:
+    """An answer without the signature in its URL."""
+    assert isinstance(answer, list)
+    return [{**msgspec.to_builtins(reply.message), "url": "", "to": reply.device} for reply in answer]
+
+
+def rows(parts: Services) -> list[list[str]]:
+    """All that the catalogue holds, apart from the numbers of rows: messages that cannot be read are recorded first."""
+    with parts.catalogue.session() as session:
+        found = [session.execute(sa.select(kind.__table__)).mappings().all() for kind in (Frame, Look, Device, Event)]
+    numbered = [[{**row, "id": None if isinstance(row["id"], int) else row["id"]} for row in table] for table in found]
+    return [sorted(map(repr, table)) for table in numbered]
 
 
 def test_every_dead_letter_of_this_file_can_be_shown_as_json(parts: Services) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import shutil
 import ssl
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from datetime import datetime
 from pathlib import Path
@@ -31,15 +31,19 @@ class Troubled(Ingest):
         self.tries: list[str] = []
         self.away = True
 
-    def handle(self, topic: str, payload: bytes, now: datetime) -> list[Reply]:
-        message = wire.decode_up(payload)
-        assert isinstance(message, wire.Offer)
-        self.tries.append(message.camera)
-        if message.camera == "poison":
-            raise KeyError("a fault of ours")
-        if message.camera == "away" and self.away:
-            raise Unreachable("away")
-        return super().handle(topic, payload, now)
+    def handle_all(self, messages: Sequence[tuple[str, bytes]], now: datetime) -> list[list[Reply] | Exception]:
+        answers: list[list[Reply] | Exception] = []
+        for topic, payload in messages:
+            message = wire.decode_up(payload)
+            assert isinstance(message, wire.Offer)
+            self.tries.append(message.camera)
+            if message.camera == "poison":
+                answers.append(KeyError("a fault of ours"))
+            elif message.camera == "away" and self.away:
+                answers.append(Unreachable("away"))
+            else:
+                answers += super().handle_all([(topic, payload)], now)
+        return answers
 
 
 @contextmanager
