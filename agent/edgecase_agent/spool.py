@@ -75,6 +75,7 @@ class Spool:
 
     Order of a put: write `.part`, fsync, rename, fsync the folder, insert the row (WAL, synchronous=FULL). So a row always has its
     whole file. At an end the row is written first and the file removed after; a start removes what a kill left between the two.
+    How far a frame is on its way is not synced: what a power cut forgets of that, the cloud is asked again.
     A file tells of itself what its row does, and each has a checksum: a damaged row, or a database that is gone, costs no frame. Whoever
     finds such damage ends with `durable.StorageFailed`, and the next start builds the database anew (`spool_mend`).
 
@@ -354,7 +355,7 @@ class Spool:
             db.execute("UPDATE frames SET attempts = attempts + 1, next_at_s = ? WHERE id = ?", (retry_at_s, frame_id))
 
     def sent(self, size_bytes: int) -> None:
-        """Count bytes that went over the network; durable with the next move or `flush`."""
+        """Count bytes that went over the network; durable with the next end of a frame or `flush`."""
         self._owe({"bytes_sent": size_bytes})
 
     def flush(self) -> None:
@@ -420,7 +421,7 @@ class Spool:
             room = [lambda: self._ballast.unlink(missing_ok=True), lambda: self._unlink((frame_id,) if goes else ())]
             while True:
                 try:
-                    with self._transaction() as db:
+                    with self._transaction(synced=to in ENDS) as db:
                         moved = rows.move(db, frame_id, to, reason, grant=grant)
                         if moved and goes:
                             self._ended.append(frame_id)
@@ -445,12 +446,17 @@ class Spool:
                 raise self._failed(error) from error
 
     @contextmanager
-    def _transaction(self) -> Iterator[sqlite3.Connection]:
-        """One durable transaction, which also writes what is owed; `DiskFull` or `StorageFailed` where it cannot be."""
+    def _transaction(self, *, synced: bool = True) -> Iterator[sqlite3.Connection]:
+        """One durable transaction, which also writes what is owed; `DiskFull` or `StorageFailed` where it cannot be.
+
+        One that is not `synced` outlives the process at once, and a power cut with the next that is. Order is kept: no later one survives
+        without it (WAL with synchronous=NORMAL).
+        """
         with self._lock:
             db = self._connection
             owed, ended = self._owed, tuple(self._ended)
             try:
+                db.execute(f"PRAGMA synchronous = {'FULL' if synced else 'NORMAL'}")
                 db.execute("BEGIN IMMEDIATE")
                 self._check_in_place()
                 rows.add(db, owed)

@@ -350,8 +350,9 @@ def _serve_ingest(data: Path) -> None:
 def _serve_learn(data: Path) -> None:
     import threading
 
-    from edgecase_cloud import label_queue, learner, services, settings, upkeep
+    from edgecase_cloud import label_queue, learner, processes, services, settings, upkeep
 
+    processes.give_way()  # frames come in first
     parts, stop = services.open_services(settings.load(data)), _stop_event()
     # Threads of their own: a training lasts for hours, and it happens in a process of its own, so this one has time.
     others = [

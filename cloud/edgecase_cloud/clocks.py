@@ -17,6 +17,19 @@ AHEAD: Final = timedelta(minutes=5)
 """A clock this far ahead of the arrival of its frame is wrong."""
 TOLERANCE: Final = timedelta(milliseconds=100)  # the two clocks of a frame are not read at the same instant
 _MOVED_AT_MOST: Final = 1000
+_SAME_BOOT: Final = sa.select(Frame.id, Frame.monotonic_ns, Frame.taken_at).where(
+    Frame.device_id == sa.bindparam("device"),
+    Frame.boot_id == sa.bindparam("boot"),
+    ~Frame.recorded,
+    Frame.id != sa.bindparam("frame"),
+)
+_MONOTONIC_NS: Final[sa.BindParameter[int]] = sa.bindparam("monotonic_ns")
+_LATER: Final = _SAME_BOOT.where(Frame.monotonic_ns >= _MONOTONIC_NS).order_by(Frame.monotonic_ns).limit(1)
+_EARLIER: Final = (
+    _SAME_BOOT.where(Frame.monotonic_ns < _MONOTONIC_NS)
+    .order_by(Frame.monotonic_ns.desc())
+    .limit(sa.bindparam("at_most", type_=sa.Integer))
+)
 
 
 def place(session: Session, row: Frame) -> None:
@@ -33,19 +46,15 @@ def place(session: Session, row: Frame) -> None:
         return
     since_boot = _since_boot(row.monotonic_ns)
     began_at = row.taken_at - since_boot
-    same_boot = sa.select(Frame.id, Frame.monotonic_ns, Frame.taken_at).where(
-        Frame.device_id == row.device_id, Frame.boot_id == row.boot_id, ~Frame.recorded, Frame.id != row.id
-    )
-    later = same_boot.where(Frame.monotonic_ns >= row.monotonic_ns).order_by(Frame.monotonic_ns).limit(1)
-    following = session.execute(later).first()
+    ids = {"device": row.device_id, "boot": row.boot_id, "frame": row.id, "monotonic_ns": row.monotonic_ns}
+    following = session.execute(_LATER, ids).first()
     if following is not None:
         told = following.taken_at - _since_boot(following.monotonic_ns)
         if told + TOLERANCE < began_at:
             began_at = told
             row.taken_at = began_at + since_boot
-    earlier = same_boot.where(Frame.monotonic_ns < row.monotonic_ns).order_by(Frame.monotonic_ns.desc())
     for at_most in (1, _MOVED_AT_MOST):  # hardly ever more than the one is looked at
-        ahead = _ahead(session.execute(earlier.limit(at_most)).all(), began_at)
+        ahead = _ahead(session.execute(_EARLIER, {**ids, "at_most": at_most}).all(), began_at)
         if len(ahead) < at_most:
             break
     if ahead:

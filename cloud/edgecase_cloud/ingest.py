@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Set
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from typing import Any, Final, NamedTuple
@@ -28,6 +29,7 @@ from edgecase_cloud.catalogue import (
     Look,
     ObjectClass,
     Review,
+    UtcDateTime,
     strategies_of,
 )
 from edgecase_cloud.decoder_process import Seen
@@ -49,6 +51,49 @@ PARTS_WAIT: Final = timedelta(days=14)
 """So long an upload in parts may rest: a device that may send little a day needs its time."""
 _EXCERPT_BYTES: Final = 500
 _DISTRUST: Final = timedelta(minutes=10)
+_QUESTIONS_AT_ONCE: Final = 4  # to the store
+
+# What is asked for every message; to put such a question together takes longer than to answer it.
+_IDS: Final[sa.BindParameter[Any]] = sa.bindparam("ids", expanding=True)
+_DEVICES: Final = sa.select(Device.id).where(Device.id.in_(_IDS))
+_LOOKED_AT: Final = sa.select(Look.frame_id).where(Look.frame_id.in_(_IDS))
+_FORGOTTEN: Final = sa.select(Forgotten.frame_id).where(Forgotten.frame_id.in_(_IDS))
+_FRAMES: Final = (
+    sa.select(Frame)
+    .where(Frame.id.in_(_IDS))
+    .options(
+        load_only(
+            Frame.device_id,
+            Frame.key,
+            Frame.sha256,
+            Frame.size_bytes,
+            Frame.media_type,
+            Frame.model_digest,
+            Frame.delivery,
+            Frame.delivery_reason,
+        )
+    )
+)
+_SAME_PICTURE: Final = (
+    sa.select(Frame.id)
+    .where(
+        Frame.sha256 == sa.bindparam("sha256"),
+        Frame.delivery == Delivery.ACKNOWLEDGED,
+        Frame.review != Review.CONTEXT,
+        Frame.id != sa.bindparam("frame"),
+    )
+    .limit(1)
+)
+_TAKEN_AT: Final[sa.BindParameter[datetime]] = sa.bindparam("taken_at", type_=UtcDateTime)
+_ORDER_TO_FORGET: Final = (
+    sa.select(Forgetting.id)
+    .where(
+        Forgetting.taken_from <= _TAKEN_AT,
+        Forgetting.taken_to > _TAKEN_AT,
+        sa.or_(Forgetting.device == "", Forgetting.device == sa.bindparam("device")),
+    )
+    .limit(1)
+)
 
 log = structlog.get_logger()
 
@@ -122,6 +167,7 @@ class Ingest:
         self._audit = Audit(services.catalogue)
         self._class_index: dict[str, int] = {}
         self._distrusted: dict[str, datetime] = {}
+        self._asking = ThreadPoolExecutor(_QUESTIONS_AT_ONCE, "store")
 
     def handle(self, topic: str, payload: bytes, now: datetime) -> list[Reply]:
         """What to answer to one message. Raises what `handle_all` gives in place of an answer."""
@@ -192,10 +238,9 @@ class Ingest:
 
     def _admitted(self, cases: Sequence[_Case], now: datetime) -> list[_Case]:
         """Those of devices that were added."""
-        wanted = sa.select(Device.id).where(Device.id.in_({case.device for case in cases}))
         try:
             with self._catalogue.session() as session:
-                known = set(session.scalars(wanted))
+                known = set(session.scalars(_DEVICES, {"ids": list({case.device for case in cases})}))
         except OperationalError as error:
             for case in cases:
                 case.answer = _no_catalogue(error)
@@ -241,24 +286,27 @@ class Ingest:
             self._guarded(case, now, judge)
 
     def _prepare(self, cases: Sequence[_Case], now: datetime) -> None:
-        """Look at thumbnails and into the store. One that the store does not answer for, and all after it, get that as their answer."""
+        """Look at thumbnails and, meanwhile, into the store. Where that is away, what was not asked yet need not be."""
         with self._catalogue.session() as session:
             held = _held(session, cases)
             offered = [case.subject for case in cases if isinstance(case.message, wire.Offer)]
-            looked_at = set(session.scalars(sa.select(Look.frame_id).where(Look.frame_id.in_(offered))))
-        unreachable: Unreachable | None = None
+            looked_at = set(session.scalars(_LOOKED_AT, {"ids": offered})) if offered else set()
+        said = [(case, case.message) for case in cases if isinstance(case.message, wire.Stored)]
+        asked = [(case, self._asking.submit(self._found, stored, held)) for case, stored in said]
         for case in cases:
-            match case.message:
-                case wire.Offer() as offer if offer.frame_id not in looked_at and case.seen is None:
-                    case.seen = self._seen(offer, now)
-                case wire.Stored() as stored:
-                    try:
-                        if unreachable is None:
-                            case.found = self._found(stored, held)
-                        else:
-                            case.answer = unreachable
-                    except Unreachable as error:
-                        case.answer = unreachable = error
+            if isinstance(case.message, wire.Offer) and case.subject not in looked_at and case.seen is None:
+                case.seen = self._seen(case.message, now)
+        unreachable: Unreachable | None = None
+        for case, found in asked:
+            if unreachable is not None and found.cancelled():
+                case.answer = unreachable
+                continue
+            try:
+                case.found = found.result()
+            except Unreachable as error:
+                case.answer = unreachable = error
+                for _, other in asked:
+                    other.cancel()
 
     def _write(self, cases: Sequence[_Case], now: datetime) -> None:
         with self._catalogue.writing.begin() as session:
@@ -377,13 +425,7 @@ class Ingest:
             _move(row, Delivery.GRANTED)
 
     def _has_enough(self, session: Session, row: Frame, now: datetime) -> str:
-        same = sa.select(Frame.id).where(
-            Frame.sha256 == row.sha256,
-            Frame.delivery == Delivery.ACKNOWLEDGED,
-            Frame.review != Review.CONTEXT,
-            Frame.id != row.id,
-        )
-        if twin := session.scalar(same.limit(1)):
+        if twin := session.scalar(_SAME_PICTURE, {"sha256": row.sha256, "frame": row.id}):
             return f"the same picture is here already as {twin}"
         cap = self._settings.max_frames_per_device_per_day
         if cap is None:
@@ -525,25 +567,11 @@ def _apart(cases: Iterable[_Case]) -> Iterator[list[_Case]]:
         yield together
 
 
-_DECIDES: Final = (
-    Frame.device_id,
-    Frame.key,
-    Frame.sha256,
-    Frame.size_bytes,
-    Frame.media_type,
-    Frame.model_digest,
-    Frame.delivery,
-    Frame.delivery_reason,
-)
-
-
 def _held(session: Session, cases: Sequence[_Case]) -> _Held:
     subjects = [case.subject for case in cases if case.subject]
-    wanted = sa.select(Frame).where(Frame.id.in_(subjects)).options(load_only(*_DECIDES))
-    frames = {row.id: row for row in session.scalars(wanted)} if subjects else {}
+    frames = {row.id: row for row in session.scalars(_FRAMES, {"ids": subjects})} if subjects else {}
     unknown = [subject for subject in subjects if subject not in frames]
-    forgotten = sa.select(Forgotten.frame_id).where(Forgotten.frame_id.in_(unknown))
-    return _Held(session, frames, set(session.scalars(forgotten)) if unknown else set())
+    return _Held(session, frames, set(session.scalars(_FORGOTTEN, {"ids": unknown})) if unknown else set())
 
 
 def _record(session: Session, now: datetime, kind: str, subject: str, detail: dict[str, Any]) -> None:
@@ -588,12 +616,7 @@ def _reported(session: Session, *, status: wire.Status, now: datetime) -> None:
 
 def _order_to_forget(session: Session, row: Frame) -> int | None:
     """The order to forget the stretch of time that a frame was taken in, if there is one."""
-    order = sa.select(Forgetting.id).where(
-        Forgetting.taken_from <= row.taken_at,
-        row.taken_at < Forgetting.taken_to,
-        Forgetting.device.in_(["", row.device_id]),
-    )
-    return session.scalar(order.limit(1))
+    return session.scalar(_ORDER_TO_FORGET, {"taken_at": row.taken_at, "device": row.device_id})
 
 
 def is_key_of(key: str, device: str, frame_id: str) -> bool:

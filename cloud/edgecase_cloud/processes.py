@@ -21,6 +21,7 @@ from edgecase_cloud.errors import Unusable
 
 EPHEMERAL_FROM: Final = 32_768  # from here on the kernel gives ports to outgoing connections
 _LOWEST_PORT: Final = 15_000
+_GIVES_WAY: Final = 19  # the last of the levels of nice(2)
 _PR_SET_PDEATHSIG: Final = 1
 
 
@@ -87,6 +88,15 @@ def kill_group(leader_pid: int) -> None:
     """SIGKILL for every process of the group that `leader_pid` leads; nothing where it is gone already."""
     with contextlib.suppress(ProcessLookupError, PermissionError):
         os.killpg(leader_pid, signal.SIGKILL)
+
+
+def give_way() -> None:
+    """Called by a process whose work can wait: it gets what others leave, and a hundredth of their share where they leave nothing."""
+    os.nice(_GIVES_WAY)
+    with contextlib.suppress(
+        OSError
+    ):  # where the kernel groups processes by session, niceness counts inside of the group alone
+        Path("/proc/self/autogroup").write_text(str(_GIVES_WAY))
 
 
 def end_with_parent(grace_s: float = 5.0) -> None:

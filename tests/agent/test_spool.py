@@ -636,26 +636,24 @@ def test_a_rebuilding_that_is_killed_at_its_end_is_finished_by_the_next_start(tm
         assert spool.balance() == wire.Balance(kept=1, spooled=1)
 
 
+def traced(trace: Path, calls: str, program: list[str], *options: str) -> subprocess.CompletedProcess[str]:
+    """Run a Python program with its arguments under strace, which writes these system calls into `trace`."""
+    if shutil.which("strace") is None:
+        pytest.skip("system calls are seen and changed by strace")
+    command = ["strace", "-f", "-o", str(trace), "-e", f"trace={calls}", *options, sys.executable, "-c", *program]
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join([str(Path(__file__).parents[1]), *sys.path])}
+    ended = subprocess.run(command, env=environment, check=False, capture_output=True, text=True, timeout=60)
+    if "ptrace" in ended.stderr:
+        pytest.skip("no process may be traced here")
+    return ended
+
+
 def test_an_fsync_that_fails_ends_the_process_loudly_and_nothing_is_called_kept(tmp_path: Path) -> None:
     """The errors are injected into the real system calls, by strace, from a random moment on."""
-    if shutil.which("strace") is None:
-        pytest.skip("the errors are injected by strace")
-    environment = os.environ | {"PYTHONPATH": os.pathsep.join([str(Path(__file__).parents[1]), *sys.path])}
     for number, (call, first) in enumerate((("fsync", 15), ("fdatasync", 30))):
         folder = tmp_path / str(number)
-        command = ["strace", "-f", "-o", str(tmp_path / "trace"), "-e", f"trace={call}"]
-        command += [
-            "-e",
-            f"inject={call}:error=EIO:when={first}+",
-            sys.executable,
-            "-c",
-            PUTTER,
-            str(folder),
-            "1000000",
-        ]
-        ended = subprocess.run(command, env=environment, check=False, capture_output=True, text=True, timeout=60)
-        if "ptrace" in ended.stderr:
-            pytest.skip("no process may be traced here")
+        inject = ["-e", f"inject={call}:error=EIO:when={first}+"]
+        ended = traced(tmp_path / "trace", call, [PUTTER, str(folder), "1000000"], *inject)
         assert ended.returncode == 1, ended.stderr
         assert "StorageFailed" in ended.stderr, call
         told = {line.split()[1] for line in ended.stdout.splitlines() if line.startswith("kept")}
@@ -668,9 +666,40 @@ def test_an_fsync_that_fails_ends_the_process_loudly_and_nothing_is_called_kept(
 # ---- durability settings, processes --------------------------------------------------------------------------------
 
 
-def test_every_opening_syncs_every_commit(spool: Spool) -> None:
+def test_every_opening_is_durable(spool: Spool) -> None:
     assert spool._connection.execute("PRAGMA journal_mode").fetchone() == ("wal",)
     assert spool._connection.execute("PRAGMA synchronous").fetchone() == (2,)
+
+
+MOVER = """
+import os, sys
+from pathlib import Path
+from edgecase_agent.spool import Spool
+from edgecase_models import wire
+from support.frames import a_meta, a_picture
+spool, meta = Spool(Path(sys.argv[1]), 10**8, putting=True, ballast_bytes=0), a_meta()
+grant = wire.Grant(frame_id=meta.frame_id, url="http://s", headers={}, key="k", expires_at=wire.now())
+for step in (
+    lambda: spool.put(a_picture(1, 4000), meta),
+    lambda: spool.offered(meta.frame_id),
+    lambda: spool.granted(meta.frame_id, grant),
+    lambda: spool.stored(meta.frame_id),
+    lambda: spool.acknowledged(meta.frame_id),
+):
+    os.chdir("/")
+    step()
+os.chdir("/")
+"""
+
+
+def test_what_is_promised_is_synced_and_how_far_a_frame_is_on_its_way_is_not(tmp_path: Path) -> None:
+    program = traced(tmp_path / "trace", "fsync,fdatasync,chdir", [MOVER, str(tmp_path / "spool")])
+    assert program.returncode == 0, program.stderr
+    steps = (tmp_path / "trace").read_text().split("chdir(")[1:-1]
+    put, *on_its_way, ended = [step.count("sync(") for step in steps]
+    assert put >= 3, "the file, its folder, the row"
+    assert on_its_way == [0, 0, 0]
+    assert ended >= 1
 
 
 def test_a_folder_that_cannot_be_written_is_named_with_its_cure(tmp_path: Path) -> None:

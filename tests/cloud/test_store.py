@@ -10,6 +10,7 @@ import urllib.request
 from collections.abc import Iterable, Iterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from urllib.parse import parse_qs, urlsplit
 
 import pytest
 
@@ -17,6 +18,7 @@ from edgecase_cloud.store import NotFound, ObjectInfo, ObjectStore, PutGrant, Re
 from edgecase_models import wire
 from support.broker import free_port
 from support.s3 import S3Server, anonymous, put, running_s3
+from support.wait import until
 
 CONTENT = b"\xff\xd8 a picture \xff\xd9" * 100
 SHA256 = hashlib.sha256(CONTENT).hexdigest()
@@ -189,6 +191,30 @@ def test_a_store_that_is_silent_is_unreachable_after_its_time(silent_server: int
         silent.head("k")
 
 
+@pytest.mark.parametrize("key", ["frames/cam-1/2026-03-04/0a.jpg", "a b+c/%20/ü~/=&?.jpg"])
+def test_an_address_is_signed_as_the_client_signs_it(key: str) -> None:
+    """The client goes a longer way to the same address."""
+    store = ObjectStore("http://127.0.0.1:1/", "a", "b")
+    parameters = {
+        "Bucket": store.bucket,
+        "Key": key,
+        "ContentLength": 7,
+        "ContentType": "image/jpeg",
+        "ChecksumSHA256": base64.b64encode(bytes.fromhex(SHA256)).decode(),
+        "IfNoneMatch": "*",
+    }
+
+    def both() -> tuple[str, str]:
+        theirs = store._client.generate_presigned_url("put_object", Params=parameters, ExpiresIn=60)
+        return store.presign_put(key, 7, SHA256, expires_s=60).url, theirs
+
+    def second(url: str) -> list[str]:
+        return parse_qs(urlsplit(url).query)["X-Amz-Date"]
+
+    ours, theirs = until(lambda: next((pair for pair in [both()] if second(pair[0]) == second(pair[1])), None))
+    assert ours == theirs
+
+
 def test_a_grant_can_be_made_while_the_store_is_away() -> None:
     assert ObjectStore("http://127.0.0.1:1", "a", "b").presign_put("k", 1, SHA256).headers["If-None-Match"] == "*"
 
@@ -197,9 +223,11 @@ def test_objects_survive_a_kill_of_the_store_and_other_inner_ports(tmp_path: Pat
     with running_s3(tmp_path) as server:
         for index in range(20):
             server.store.put(f"kill/{index}", CONTENT)
+        assert server.store.head("kill/0") is not None
         server.kill()
         (server.folder / "store" / "ports.json").unlink()
         server.start()
+        assert server.store.head("kill/0") == ObjectInfo("kill/0", len(CONTENT), SHA256), "on a connection that is dead"
         server.store.put("kill/20", CONTENT)
         assert [server.store.get(key) for key in server.store.keys("kill/")] == [CONTENT] * 21
 

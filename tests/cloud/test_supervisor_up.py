@@ -108,6 +108,12 @@ def test_a_part_that_is_killed_comes_back(cloud: Cloud, name: str) -> None:
     device.leave()
 
 
+def test_learning_gives_way_to_what_takes_frames_in(cloud: Cloud) -> None:
+    pids = cloud.endpoints.pids
+    levels = {name: os.getpriority(os.PRIO_PROCESS, pids[name]) for name in PARTS}
+    assert levels == dict.fromkeys(PARTS, levels["up"]) | {"learn": 19}
+
+
 def test_a_second_up_on_the_same_folder_is_refused_and_disturbs_nothing(cloud: Cloud) -> None:
     before = cloud.endpoints
     result = edgecase_cloud_process("up", "--data", str(cloud.data), *cloud.options)
