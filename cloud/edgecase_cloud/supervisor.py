@@ -94,6 +94,12 @@ class Supervisor:
         """
         return [ended for running in self._running.values() if (ended := self._look_at(running)) is not None]
 
+    def restart(self, name: str, why: str) -> Ended:
+        """End a child that runs; `step` starts it again as if it had ended by itself."""
+        running = self._running[name]
+        processes.stop(running.process, running.child.stop_within_s)
+        return self._failed(running, why)
+
     def stop(self, *names: str) -> None:
         """End children together, each within its time; none of them is started again."""
         self._leaving = [r for r in (self._running.pop(name, None) for name in names) if r is not None]

@@ -5,10 +5,8 @@ from __future__ import annotations
 import contextlib
 import errno
 import fcntl
-import http.client
 import json
 import os
-import secrets
 import shutil
 import signal
 import ssl
@@ -21,14 +19,14 @@ from typing import Any, Final
 
 from sqlalchemy.exc import DatabaseError, OperationalError
 
-from edgecase_cloud import broker, devices, durable, private, processes, services, weed
+from edgecase_cloud import broker, devices, durable, health, private, processes, services, weed
 from edgecase_cloud.audit import Audit
 from edgecase_cloud.broker_log import BrokerLog
 from edgecase_cloud.errors import Unusable
+from edgecase_cloud.health import Health
 from edgecase_cloud.services import Endpoints, Services
 from edgecase_cloud.settings import CloudSettings
-from edgecase_cloud.store import ObjectStore, StoreError
-from edgecase_cloud.supervisor import Child, ChildFailed, Supervisor
+from edgecase_cloud.supervisor import Child, ChildFailed, Ended, Supervisor
 from edgecase_models import wire
 
 SERVERS: Final = ("broker", "store")
@@ -36,6 +34,7 @@ WORKERS: Final = ("ingest", "web", "learn")
 _READY_WITHIN_S: Final = 60.0
 _TRIES_TO_START: Final = 3
 _LEFTOVERS_S: Final = 8.0
+_ROOM_BYTES: Final = 16 << 20  # with less, a server that is started again fails again
 _WHO_MAY_COME_EVERY_S: Final = 5.0
 _PORTS: Final = {"web_port": "--web-port", "mqtt_port": "--mqtt-port", "s3_port": "--s3-port"}
 
@@ -70,9 +69,11 @@ def up(settings: CloudSettings, report: Report) -> None:
             report.ready(_endpoints(settings, supervisor))
             _name_those_outside(parts, report)
             door = _Door(parts, said, report)
-            while True:
-                door.step(supervisor.pids().get("broker"))
-                _look_after(supervisor, wanted, report, lambda: _publish(settings, supervisor))
+            with Health(_what_servers_are_for(parts)) as found:
+                while True:
+                    door.step(supervisor.pids().get("broker"))
+                    _look_after(supervisor, wanted, report, lambda: _publish(settings, supervisor))
+                    _cure(found, supervisor, settings, report)
         except Stopped:
             pass
         except ChildFailed as error:
@@ -126,16 +127,14 @@ def _start(settings: CloudSettings, supervisor: Supervisor) -> Services:
 
 def _wait_until_ready(parts: Services, supervisor: Supervisor, wanted: _Signals, report: Report) -> None:
     settings = parts.settings
-    authority = devices.an_authority(parts)
-    credential = authority.for_client(settings.path("keys", broker.PROBE_CREDENTIAL), broker.PROBE, wire.now())
-    probe = broker.client_context(authority.path, credential)
+    probe = _probe(parts)
     address = (settings.host, settings.mqtt_port)
     deadline_s = time.monotonic() + _READY_WITHIN_S
     checks: dict[str, Callable[[], bool]] = {
         "broker": lambda: broker.accepts(*address, probe),
-        "store": lambda: _store_serves(parts.store),
-        "web": lambda: _web_answers(settings.host, settings.web_port),
-        "ingest": lambda: _ingest_answers(*address, probe),
+        "store": lambda: health.has_bucket(parts.store) and health.keeps(parts.store),
+        "web": lambda: health.answers(settings.host, settings.web_port),
+        "ingest": lambda: health.ask_ingest(*address, probe, within_s=1.0).answered,
     }
     for name, check in checks.items():
         while not check():
@@ -152,7 +151,7 @@ def _look_after(supervisor: Supervisor, wanted: _Signals, report: Report, change
     """One look at the children and a short wait; raises `Stopped` when a signal came."""
     before = supervisor.pids()
     for ended in supervisor.step():
-        report.trouble(f"{ended.name} {ended.why}; starting it again in {ended.delay_s:g} s (see {ended.log})")
+        report.trouble(_again(ended))
     if supervisor.pids() != before:
         try:
             changed()
@@ -161,6 +160,36 @@ def _look_after(supervisor: Supervisor, wanted: _Signals, report: Report, change
     wanted.check()
     time.sleep(0.1)
     wanted.check()
+
+
+def _again(ended: Ended) -> str:
+    return f"{ended.name} {ended.why}; starting it again in {ended.delay_s:g} s (see {ended.log})"
+
+
+def _cure(found: Health, supervisor: Supervisor, settings: CloudSettings, report: Report) -> None:
+    """A server that runs and has not done its work for long is started again, once there is room for what it writes."""
+    for name in found.sick(supervisor.pids()):
+        if shutil.disk_usage(settings.data).free < _ROOM_BYTES:
+            if found.is_news(name):
+                report.trouble(f"{name} cannot work: the disk of {settings.data} is full; make room")
+            continue
+        ended = supervisor.restart(name, "runs but does not do its work")
+        found.forget(name)
+        report.trouble(_again(ended))
+
+
+def _what_servers_are_for(parts: Services) -> dict[str, Callable[[], bool]]:
+    address = (parts.settings.host, parts.settings.mqtt_port)
+    return {
+        "broker": lambda: health.ask_ingest(*address, _probe(parts), within_s=5.0).taken,
+        "store": lambda: health.keeps(parts.store),
+    }
+
+
+def _probe(parts: Services) -> ssl.SSLContext:
+    authority = devices.an_authority(parts)
+    credential = authority.for_client(parts.settings.path("keys", broker.PROBE_CREDENTIAL), broker.PROBE, wire.now())
+    return broker.client_context(authority.path, credential)
 
 
 class _Door:
@@ -205,60 +234,6 @@ def _name_those_outside(parts: Services, report: Report) -> None:
             f"{', '.join(outside)}: passwords are no more; enrol each once: "
             f"edgecase-cloud device add ID --data {parts.settings.data}"
         )
-
-
-# Checks
-
-
-def _store_serves(store: ObjectStore) -> bool:
-    key, content = "probe/up", secrets.token_bytes(64)
-    try:
-        store.ensure_bucket()
-        store.put(key, content)
-        return store.get(key) == content
-    except StoreError:
-        return False
-
-
-def _web_answers(host: str, port: int) -> bool:
-    connection = http.client.HTTPConnection(host, port, timeout=2)
-    try:
-        connection.request("GET", "/healthz")
-        return connection.getresponse().status == http.HTTPStatus.OK
-    except (OSError, http.client.HTTPException):
-        return False
-    finally:
-        connection.close()
-
-
-def _ingest_answers(host: str, port: int, context: ssl.SSLContext, within_s: float = 1.0) -> bool:
-    """Whether a question to ingest comes back through the broker."""
-    import paho.mqtt.client as paho
-    from paho.mqtt.enums import CallbackAPIVersion
-
-    question = secrets.token_hex(8).encode()
-    answers: list[bytes] = []
-    client = paho.Client(CallbackAPIVersion.VERSION2, protocol=paho.MQTTv311)
-    client.tls_set_context(context)
-
-    def subscribe(*_: object) -> None:
-        client.subscribe(broker.ANSWER_TOPIC, qos=1)
-
-    def ask(*_: object) -> None:
-        client.publish(broker.ASK_TOPIC, question, qos=1)
-
-    client.on_connect = subscribe
-    client.on_subscribe = ask
-    client.on_message = lambda _client, _data, message: answers.append(bytes(message.payload))
-    try:
-        client.connect(host, port, keepalive=5)
-        deadline_s = time.monotonic() + within_s
-        while question not in answers and time.monotonic() < deadline_s:
-            client.loop(timeout=0.1)
-        client.disconnect()
-    except OSError:
-        return False
-    return question in answers
 
 
 # The folder

@@ -108,6 +108,20 @@ def test_a_part_that_is_killed_comes_back(cloud: Cloud, name: str) -> None:
     device.leave()
 
 
+@pytest.mark.slow
+@pytest.mark.timeout(180)
+@pytest.mark.parametrize("name", ["broker", "store"])
+def test_a_server_that_runs_and_does_nothing_is_started_again(cloud: Cloud, name: str) -> None:
+    hung = cloud.endpoints.pids[name]
+    os.kill(hung, signal.SIGSTOP)
+    until(lambda: cloud.endpoints.pids.get(name, hung) != hung, within_s=90, what=f"another {name}")
+    assert gone(hung)
+    assert f"{name} runs but does not do its work; starting it again" in cloud.output
+    device = cloud.device("after-hang")
+    device.deliver(shot("after-hang"))
+    device.leave()
+
+
 def test_learning_gives_way_to_what_takes_frames_in(cloud: Cloud) -> None:
     pids = cloud.endpoints.pids
     levels = {name: os.getpriority(os.PRIO_PROCESS, pids[name]) for name in PARTS}

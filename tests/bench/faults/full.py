@@ -1,4 +1,4 @@
-"""A device's disk that is full, wherever the writing stands: nothing promised is lost, and nobody has to come."""
+"""A disk that is full, the device's or the cloud's, wherever the writing stands: nothing promised is lost, and nobody has to come."""
 
 from __future__ import annotations
 
@@ -9,12 +9,13 @@ from pathlib import Path
 
 from bench.faults.account import account, delivered
 from bench.faults.disks import fill, in_memory
-from bench.faults.site import PARTS, Load, a_device
+from bench.faults.site import PARTS, Load, a_cloud, a_device
 from bench.report import Row
 from support.cloud import Cloud
 
-FILLS = 40
-DISK_BYTES = 12 << 20
+FILLS, CLOUD_FILLS = 40, 5
+DISK_BYTES, CLOUD_DISK_BYTES = 12 << 20, 512 << 20
+GOES_ON_WITHIN_S = 120.0
 LEFT_BYTES = (0, 4096, 20_000, 70_000, 300_000)
 """What is left free decides which write is the first to fail: a picture, a page of the database, its log, the ballast."""
 
@@ -57,3 +58,33 @@ def full(cloud: Cloud, folder: Path, scale: float, say: Callable[[str], None]) -
     say(f"what put said: {', '.join(sorted(said))}")
     yield result.row(f"disk full {fills} times")
     yield Row("disk full: halves of the device that ended by it", ends, "", bar=0, at_most=True)
+
+
+def cloud_full(_: None, folder: Path, scale: float, say: Callable[[str], None]) -> Iterator[Row]:
+    """The same to the disk of broker, store and catalogue, while a device sends; it has to wait, and what it sends then arrives."""
+    fills = max(1, round(CLOUD_FILLS * scale))
+    chance = random.Random(fills)
+    slowest_s = 0.0
+    with (
+        in_memory(folder / "cloud-disk", CLOUD_DISK_BYTES) as disk,
+        a_cloud(disk / "data") as cloud,
+        a_device(cloud, "full-2", folder, load=Load(every_s=0.1, size_bytes=40_000)) as device,
+    ):
+        device.start()
+        device.acknowledged(10)
+        for number in range(fills):
+            filler = fill(disk, LEFT_BYTES[number % len(LEFT_BYTES)])
+            time.sleep(chance.uniform(3, 6))
+            filler.unlink()
+            began_s = time.monotonic()
+            device.acknowledged(10, within_s=2 * GOES_ON_WITHIN_S)
+            slowest_s = max(slowest_s, time.monotonic() - began_s)
+            say(f"the disk was full {number + 1} times, {device.balance().acknowledged:,} frames acknowledged")
+        device.stop("writer")
+        delivered([device], 60 + 120 * scale)
+        device.stop()
+        result = account(cloud.services(), [device])
+    yield result.row(f"disk of the cloud full {fills} times")
+    yield Row(
+        "disk of the cloud full: frames arrive again after", slowest_s, "s at most", bar=GOES_ON_WITHIN_S, at_most=True
+    )

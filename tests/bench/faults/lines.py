@@ -10,7 +10,7 @@ from typing import Any, Final
 from bench.faults.away import away
 from bench.faults.clones import clones
 from bench.faults.damage import damage
-from bench.faults.full import full
+from bench.faults.full import cloud_full, full
 from bench.faults.identity import identity
 from bench.faults.kills import kills
 from bench.faults.late import late
@@ -40,6 +40,7 @@ LINES: Final = (
     Line("ingest-away", away("ingest")),
     *(Line(f"{kind}-link", link(kind)) for kind in WEATHERS),
     Line("disk-full", full),
+    Line("cloud-full", cloud_full, wants_cloud=False),
     Line("damage", damage),
     Line("late-messages", late),
     Line("clones", clones),
