@@ -16,7 +16,7 @@ from edgecase_cloud.catalogue import ADOPTED, Delivery, Device, Event, Forgotten
 from edgecase_cloud.dataset_files import DatasetFolder
 from edgecase_cloud.decoding import decoder
 from edgecase_cloud.forgetting import FRAME_ID
-from edgecase_cloud.ingest import EXTENSIONS
+from edgecase_cloud.ingest import EXTENSIONS, PARTS_WAIT
 from edgecase_cloud.services import Services
 from edgecase_cloud.store import NotFound
 
@@ -49,12 +49,15 @@ class Reconciliation:
 
 @dataclass
 class Repaired:
-    """What was put right, by frame id, and why the rest was not. `removed` are keys."""
+    """What was put right, by frame id, and why the rest was not. `removed` are keys; so are `abandoned`, of uploads in parts that nobody
+    has gone on with for long.
+    """
 
     acknowledged: list[str] = field(default_factory=list)
     adopted: list[str] = field(default_factory=list)
     restored: list[str] = field(default_factory=list)
     removed: list[str] = field(default_factory=list)
+    abandoned: list[str] = field(default_factory=list)
     left: dict[str, str] = field(default_factory=dict)
 
     def as_json(self) -> Mapping[str, Any]:
@@ -88,7 +91,8 @@ def reconcile(parts: Services) -> Reconciliation:
 
 
 def repair(parts: Services, found: Reconciliation, now: datetime) -> Repaired:
-    """Put right what can be. Nothing is removed but what was decided to go. Raises `StoreError`; may be called again at any time.
+    """Put right what can be. Nothing is removed but what was decided to go, and uploads
+    in parts that nobody goes on with. Raises `StoreError`; may be called again at any time.
 
     A waiting frame whose object is what was offered is acknowledged; its device hears of it when it asks. A lost one is restored where a
     dataset version holds the same bytes. An unknown object becomes a frame of its device: what the model saw in it is not known until the
@@ -105,6 +109,7 @@ def repair(parts: Services, found: Reconciliation, now: datetime) -> Repaired:
     for start in range(0, len(found.leftover), _DELETED_AT_ONCE):
         parts.store.delete(found.leftover[start : start + _DELETED_AT_ONCE])
     done.removed += found.leftover
+    done.abandoned += parts.store.give_up_parts(PREFIX, now - PARTS_WAIT)
     changed = {name: len(value) for name, value in done.as_json().items() if value}
     if changed.keys() - {"left"}:
         with parts.catalogue.writing.begin() as session:

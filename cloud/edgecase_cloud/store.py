@@ -142,12 +142,12 @@ class ObjectStore:
             return False
         return True
 
-    def give_up_parts(self, prefix: str, before: datetime) -> int:
-        """Drop uploads in parts that were begun before then and never came to an end; how many."""
+    def give_up_parts(self, prefix: str, before: datetime) -> list[str]:
+        """Drop uploads in parts that were begun before then and never came to an end; their keys."""
         stale = [(key, upload_id) for key, upload_id, begun_at in self._uploads(prefix) if begun_at < before]
         for key, upload_id in stale:
             self._give_up(key, upload_id)
-        return len(stale)
+        return [key for key, _ in stale]
 
     def _uploads(self, prefix: str) -> list[tuple[str, str, datetime]]:
         """Uploads in parts that go on under `prefix`, the oldest of a key first: key, id, when it was begun."""

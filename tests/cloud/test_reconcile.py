@@ -15,6 +15,7 @@ from edgecase_cloud import datasets, forgetting, inspection, label_queue, migrat
 from edgecase_cloud.batch import BatchRules
 from edgecase_cloud.catalogue import Annotation, Catalogue, Delivery, Frame, Look, Review
 from edgecase_cloud.decoding import decoder
+from edgecase_cloud.ingest import PARTS_WAIT
 from edgecase_cloud.reconcile import Repaired, reconcile, repair
 from edgecase_cloud.reviewable import LabelBox, Origin
 from edgecase_cloud.services import Services
@@ -69,6 +70,16 @@ def test_what_matches_is_left_alone(tell: Told) -> None:
     assert (found.lost, found.unknown, found.waiting, found.leftover) == ((), (), (), ())
     assert repair(tell.parts, found, NOW) == Repaired()
     assert tell.events("repaired") == []
+
+
+def test_uploads_in_parts_that_nobody_goes_on_with_are_dropped_after_their_time(tell: Told) -> None:
+    key, size_bytes = "frames/cam-1/2026-03-04/large.jpg", 9_000_000
+    upload_id = tell.parts.store.parts(key, size_bytes).upload_id
+    now, found = wire.now(), reconcile(tell.parts)
+    assert repair(tell.parts, found, now) == Repaired()
+    assert tell.parts.store.parts(key, size_bytes).upload_id == upload_id, "a device may still go on with it"
+    assert repair(tell.parts, found, now + PARTS_WAIT + timedelta(minutes=1)) == Repaired(abandoned=[key])
+    assert tell.parts.store.parts(key, size_bytes).upload_id != upload_id
 
 
 def test_an_older_catalogue_ends_whole(tell: Told) -> None:

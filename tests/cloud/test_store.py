@@ -121,8 +121,8 @@ def test_parts_that_are_not_there_make_no_object_and_another_upload_begins(store
 def test_uploads_that_nobody_goes_on_with_are_dropped_by_their_age_and_prefix(store: ObjectStore) -> None:
     mine, other = store.parts("stale/a/1.jpg", len(LARGE)), store.parts("stale/b/1.jpg", len(LARGE))
     now = datetime.now(UTC)
-    assert store.give_up_parts("stale/a/", now - timedelta(days=1)) == 0
-    assert store.give_up_parts("stale/a/", now + timedelta(minutes=1)) == 1
+    assert store.give_up_parts("stale/a/", now - timedelta(days=1)) == []
+    assert store.give_up_parts("stale/a/", now + timedelta(minutes=1)) == ["stale/a/1.jpg"]
     assert store.parts("stale/a/1.jpg", len(LARGE)).upload_id != mine.upload_id
     assert store.parts("stale/b/1.jpg", len(LARGE)).upload_id == other.upload_id
 
