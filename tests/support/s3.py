@@ -73,12 +73,18 @@ class S3Server:
         return self.folder / "store.log"
 
     def start(self) -> None:
-        """Returns when the bucket is there."""
-        command = weed.command(self.folder / "store", self.keys, host=self.host, s3_port=self.port)
-        self.process = processes.start(
-            command, log=self.log, folder=self.folder / "store", environment={**os.environ, "HOME": str(self.folder)}
-        )
-        until(self._ready, within_s=30, what="store to take the bucket")
+        """Returns when the bucket is there. A server that ends by itself, as over a port that was taken meanwhile, is started again."""
+        for _ in range(3):
+            command = weed.command(self.folder / "store", self.keys, host=self.host, s3_port=self.port)
+            environment = {**os.environ, "HOME": str(self.folder)}
+            self.process = processes.start(command, log=self.log, folder=self.folder / "store", environment=environment)
+            try:
+                until(lambda: self._ready() or self._ended(), within_s=45, what="store to take the bucket")
+            except AssertionError as error:
+                raise AssertionError(f"{error}; {self.log.read_text(errors='replace')[-3000:]}") from None
+            if not self._ended():
+                return
+        raise AssertionError(f"the store ends at once: {self.log.read_text(errors='replace')[-3000:]}")
 
     def stop(self) -> None:
         """End it in order (SIGTERM)."""
@@ -92,6 +98,9 @@ class S3Server:
         self.process.send_signal(signal.SIGKILL)
         self.process.wait()
         self.process = None
+
+    def _ended(self) -> bool:
+        return self.process is None or self.process.poll() is not None
 
     def _ready(self) -> bool:
         try:
