@@ -128,9 +128,14 @@ def is_free(host: str, port: int) -> bool:
     return True
 
 
+def is_free_everywhere(host: str, port: int) -> bool:
+    """Whether nobody listens there on any address of this machine either; the store takes no other port."""
+    return is_free(host, port) and is_free("", port)
+
+
 def free_port(host: str, *, avoid: Collection[int] = (), below: int = EPHEMERAL_FROM) -> int:
     """Some port that is free now, and out of the way of outgoing connections, so that it is free at a restart, too."""
     while True:
         port = _LOWEST_PORT + secrets.randbelow(below - _LOWEST_PORT)
-        if port not in avoid and is_free(host, port):
+        if port not in avoid and is_free_everywhere(host, port):
             return port

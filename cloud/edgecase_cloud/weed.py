@@ -105,4 +105,4 @@ def _inner_ports(path: Path, host: str, avoid: int) -> dict[str, int]:
 
 def _usable(name: str, port: int, host: str, taken: set[int]) -> bool:
     wanted = {port, port + _ADMIN_GRPC_OFFSET} if name == "admin.port" else {port}
-    return port > 0 and not wanted & taken and all(processes.is_free(host, each) for each in wanted)
+    return port > 0 and not wanted & taken and all(processes.is_free_everywhere(host, each) for each in wanted)
