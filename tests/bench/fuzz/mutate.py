@@ -21,6 +21,7 @@ BYTES: Final = (
     b"\\u0000", b"{", b"}", b"[", b"]", b",", b":", b"=", b"#", b"..", b"/", b"'''", b'"""', b"1e309", b"NaN", b"\x1b[2J",
 )  # fmt: skip
 MANY: Final = 10_000
+LONGEST: Final = 2_000_000  # characters of a list
 
 Mutation = Callable[[bytes, random.Random], bytes]
 
@@ -117,8 +118,17 @@ def _written(tree: Any, chance: random.Random) -> str:
             pairs.append(chance.choice(pairs))
         return "{" + ",".join(pairs) + "}"
     if isinstance(tree, list):
-        once = {id(value): _written(value, chance) for value in tree} if len(tree) > 300 else {}
-        return "[" + ",".join(once.get(id(value)) or _written(value, chance) for value in tree) + "]"
+        once: dict[int, str] = {}  # many of them are one and the same
+        texts: list[str] = []
+        room = LONGEST
+        for value in tree:
+            if id(value) not in once:
+                once[id(value)] = _written(value, chance)
+            texts.append(once[id(value)])
+            room -= len(texts[-1])
+            if room < 0:  # many of many of many would never end
+                break
+        return "[" + ",".join(texts) + "]"
     return json.dumps(tree, ensure_ascii=False)
 
 
