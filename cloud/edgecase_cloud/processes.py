@@ -21,7 +21,7 @@ from edgecase_cloud.errors import Unusable
 
 EPHEMERAL_FROM: Final = 32_768  # from here on the kernel gives ports to outgoing connections
 _LOWEST_PORT: Final = 15_000
-_GIVES_WAY: Final = 19  # the last of the levels of nice(2)
+_GIVES_WAY: Final = 5  # of the 19 levels of nice(2): at the last a busy machine would never come to it
 _PR_SET_PDEATHSIG: Final = 1
 
 
@@ -91,7 +91,7 @@ def kill_group(leader_pid: int) -> None:
 
 
 def give_way() -> None:
-    """Called by a process whose work can wait: it gets what others leave, and a hundredth of their share where they leave nothing."""
+    """Called by a process whose work can wait: it gets what others leave, and a third of their share where they leave nothing."""
     os.nice(_GIVES_WAY)
     with contextlib.suppress(
         OSError
