@@ -13,7 +13,9 @@ from bench.faults.proxy import Proxy, running
 from bench.faults.site import HOST, Load, a_device, keep_away, listen_in
 from bench.faults.writer import Promise
 from bench.report import Row
+from support.broker import Client
 from support.cloud import Cloud
+from support.wait import until
 
 AWAY_S, BEFORE_S = 60.0, 20.0
 PUT = b"PUT http"
@@ -51,6 +53,8 @@ def _away(cloud: Cloud, folder: Path, part: str, scale: float, say: Callable[[st
         say(f"{part} may come back, {device.balance().spooled:,} frames wait")
         delivered([device], 90 + 300 * scale)
         device.stop()
+        offered_and_stored = 2 * device.balance().acknowledged
+        until(lambda: _messages(ear) >= offered_and_stored, within_s=60, what="the ear to hear what was said meanwhile")
         ear.leave()
         result = account(cloud.services(), [device])
     yield result.row(f"{part} away for {seconds:g} s")
@@ -58,11 +62,16 @@ def _away(cloud: Cloud, folder: Path, part: str, scale: float, say: Callable[[st
     yield Row(
         f"{part} away: p99 of put beside {normal_ms:.2f} ms before", away_ms / normal_ms, "×", bar=1.1, at_most=True
     )
-    messages = sum(not topic.endswith("/status") for topic in ear.topics())
+    messages = _messages(ear)
     puts = to_store.counts[PUT] + to_store.refused
     requests = puts if part == "store" else messages
     yield Row(f"{part} away: requests to it", requests / result.frames, "per frame", bar=NEEDED, at_most=True)
     yield Row(f"{part} away: requests in all", (messages + puts) / result.frames, "per frame")
+
+
+def _messages(ear: Client) -> int:
+    """About frames."""
+    return sum(not topic.endswith("/status") for topic in ear.topics())
 
 
 def p99(promised: Sequence[Promise], from_s: float, to_s: float) -> float:

@@ -53,6 +53,7 @@ def listen_in(cloud: Cloud, device: str) -> Client:
     client = Client(f"listening-to-{device}", clean_session=False)
     keys = cloud.data / "keys"
     client.tls_set_context(broker.client_context(keys / authority.CERTIFICATE, keys / broker.INGEST_CREDENTIAL))
+    client.reconnect_delay_set(1, 2)
     client.connect(host, port)
     client.loop_start()
     assert client.subscribed(wire.up_topic(device, "#"))
