@@ -89,7 +89,7 @@ def _thumbnail(jpeg: bytes) -> Seen:
             picture.draft("L", None)  # colours are not even decoded
             grey = np.asarray(picture.convert("L"))
     except UnidentifiedImageError:
-        return Seen(problem="not a JPEG")
+        return Seen(problem="not a JPEG that can be decoded")
     except (OSError, SyntaxError, ValueError) as error:
         return Seen(problem=f"not a JPEG that can be decoded: {error}"[:200])
     return Seen(height_px=height, width_px=width, fingerprint=Fingerprint.of(grey).to_bytes())
