@@ -7,7 +7,10 @@ import re
 import tomllib
 from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
+
+MAX_TOML_BYTES: Final = 200_000
+"""A longer file takes longer to read than anybody should have to wait for; as JSON a policy may have half as many."""
 
 Location = tuple[int | str, ...]
 
@@ -17,9 +20,15 @@ class ConfigError(ValueError):
 
 
 def read_toml(path: Path) -> dict[str, Any]:
-    """The tables of a TOML file in UTF-8, or `ConfigError`."""
+    """The tables of a TOML file in UTF-8 of at most `MAX_TOML_BYTES`, or `ConfigError`."""
     try:
-        return tomllib.loads(path.read_bytes().decode("utf-8-sig"))
+        with path.open("rb") as file:
+            content = file.read(MAX_TOML_BYTES + 1)
+        if len(content) > MAX_TOML_BYTES:
+            raise ConfigError(
+                f"{path.name}: more than {MAX_TOML_BYTES:,} bytes; no configuration is that long, name another file"
+            )
+        return tomllib.loads(content.decode("utf-8-sig"))
     except OSError as error:
         raise ConfigError(f"{path}: cannot be read ({error.strerror})") from error
     except UnicodeDecodeError as error:

@@ -180,7 +180,7 @@ messages = st.tuples(
 )
 
 
-@settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=15, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(said=st.lists(messages, max_size=16), stored=st.sets(st.tuples(st.integers(0, 3), st.integers(0, 2))))
 def test_many_messages_at_once_are_judged_as_one_after_the_other(
     tmp_path_factory: pytest.TempPathFactory,

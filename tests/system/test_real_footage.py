@@ -18,6 +18,7 @@ MODEL = SHARED / "weights" / "yolov8n.onnx"
 pytestmark = pytest.mark.skipif(not (CLIP.exists() and MODEL.exists()), reason=f"no footage and weights in {SHARED}")
 
 
+@pytest.mark.slow
 @pytest.mark.timeout(240)
 def test_frames_of_a_motorway_reach_the_review_page_byte_for_byte(circle: Circle) -> None:
     still = cv2.VideoCapture(str(CLIP)).read()[1]
