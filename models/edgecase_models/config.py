@@ -11,6 +11,9 @@ from typing import Any, Final
 
 MAX_TOML_BYTES: Final = 200_000
 """A longer file takes longer to read than anybody should have to wait for; as JSON a policy may have half as many."""
+_TOO_DEEP: Final = re.compile(
+    rb"^(?:\xef\xbb\xbf)?[ \t\[]*(?:[\w\"'-]+[ \t]*\.[ \t]*){32}", re.MULTILINE
+)  # such a key takes the parser long
 
 Location = tuple[int | str, ...]
 
@@ -28,6 +31,8 @@ def read_toml(path: Path) -> dict[str, Any]:
             raise ConfigError(
                 f"{path.name}: more than {MAX_TOML_BYTES:,} bytes; no configuration is that long, name another file"
             )
+        if _TOO_DEEP.search(content):
+            raise ConfigError(f"{path.name}: a key of more than 32 parts; none is that deep")
         return tomllib.loads(content.decode("utf-8-sig"))
     except OSError as error:
         raise ConfigError(f"{path}: cannot be read ({error.strerror})") from error

@@ -210,6 +210,7 @@ def test_an_unknown_variable_is_named_with_the_nearest_known_one(
         ("device = 'Cam 1'" + LEAST, "string should match pattern '^[a-z0-9_-]{1,64}$', not 'Cam 1'"),
         (b"\xff\xfe\x00", "not UTF-8; save the file as UTF-8"),
         (b"# " + bytes(200_000), "agent.toml: more than 200,000 bytes"),
+        ("a." * 10_000 + "b = 1", "agent.toml: a key of more than 32 parts"),
         ("x = " + "[" * 10_000, "not valid TOML"),
         ('"a\\nb\\u001b" = 1' + LEAST, 'unknown key "a�b�" in agent.toml'),
         ("k" * 5000 + " = 1" + LEAST, "kkk..."),
