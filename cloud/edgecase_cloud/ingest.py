@@ -263,19 +263,9 @@ class Ingest:
         Where one of them trips, nothing of it happened, and each is judged in a transaction of its own: the others need not suffer.
         """
 
-        def judge(case: _Case) -> None:
-            self._prepare([case], now)
-            if case.answer == []:
-                self._write([case], now)
-                self._tell(case, now)
-
         try:
             if len(cases) > 1:
-                self._prepare(cases, now)
-                going_on = [case for case in cases if case.answer == []]
-                self._write(going_on, now)
-                for case in going_on:
-                    self._guarded(case, now, lambda case: self._tell(case, now))
+                self._judge_at_once(cases, now)
                 return
         except OperationalError as error:
             for case in cases:
@@ -285,7 +275,15 @@ class Ingest:
             for case in cases:
                 case.answer = []
         for case in cases:
-            self._guarded(case, now, judge)
+            self._guarded(case, now, lambda case: self._judge_at_once([case], now))
+
+    def _judge_at_once(self, cases: Sequence[_Case], now: datetime) -> None:
+        self._prepare(cases, now)
+        going_on = [case for case in cases if case.answer == []]
+        if going_on:
+            self._write(going_on, now)
+        for case in going_on:
+            self._guarded(case, now, lambda case: self._tell(case, now))
 
     def _prepare(self, cases: Sequence[_Case], now: datetime) -> None:
         """Look at thumbnails and, meanwhile, into the store. Where that is away, what was not asked yet need not be."""
