@@ -350,9 +350,12 @@ def _serve_ingest(data: Path) -> None:
 def _serve_learn(data: Path) -> None:
     import threading
 
-    from edgecase_cloud import label_queue, learner, processes, services, settings, upkeep
+    from edgecase_cloud import processes
 
-    processes.give_way()  # frames come in first
+    processes.give_way()  # frames come in first: before the imports, which take seconds of a slow machine
+
+    from edgecase_cloud import label_queue, learner, services, settings, upkeep
+
     parts, stop = services.open_services(settings.load(data)), _stop_event()
     # Threads of their own: a training lasts for hours, and it happens in a process of its own, so this one has time.
     others = [
