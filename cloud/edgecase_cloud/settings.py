@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import ipaddress
 import os
 from collections.abc import Iterable
@@ -15,10 +14,10 @@ from pydantic_settings import (
     InitSettingsSource,
     PydanticBaseSettingsSource,
     SettingsConfigDict,
-    TomlConfigSettingsSource,
 )
 
 from edgecase_cloud.errors import Unusable
+from edgecase_models.config import ConfigError, first_fault, nearest, read_toml
 
 if TYPE_CHECKING:
     from edgecase_cloud.batch import BatchRules
@@ -105,8 +104,8 @@ class CloudSettings(BaseSettings):
     ) -> tuple[PydanticBaseSettingsSource, ...]:
         """The command line first, then the environment, then the file in the data folder."""
         assert isinstance(init_settings, InitSettingsSource)
-        data = init_settings.init_kwargs["data"]
-        return init_settings, env_settings, TomlConfigSettingsSource(settings_cls, Path(data) / FILE_NAME)
+        folder = Path(init_settings.init_kwargs["data"])
+        return init_settings, env_settings, InitSettingsSource(settings_cls, _in_file(folder))
 
     def path(self, *parts: str) -> Path:
         """A path in the data folder."""
@@ -147,30 +146,27 @@ def load(data: Path, **given: Any) -> CloudSettings:
     """The settings of a data folder; `given` (where not None) overrides file and environment. Raises `SettingsError`."""
     _check_environment(os.environ)
     try:
-        return CloudSettings(
-            data=data.expanduser(), **{key: value for key, value in given.items() if value is not None}
-        )
+        folder = data.expanduser()
+        return CloudSettings(data=folder, **{key: value for key, value in given.items() if value is not None})
     except ValidationError as error:
-        raise SettingsError("; ".join(_explain(dict(problem)) for problem in error.errors())) from error
-    except (OSError, ValueError) as error:  # TOMLDecodeError and UnicodeDecodeError are ValueErrors
+        elsewhere = "the environment or the command line"
+        content = _in_file(folder)
+        said = first_fault(error.errors(include_url=False), content, FILE_NAME, CloudSettings.model_fields, elsewhere)
+        raise SettingsError(said) from error
+    except ConfigError as error:
+        raise SettingsError(str(error)) from error
+    except (OSError, ValueError, RuntimeError) as error:  # of a path that cannot be one, and a home folder that is none
         raise SettingsError(f"{data / FILE_NAME} cannot be read: {error}") from error
 
 
+def _in_file(folder: Path) -> dict[str, Any]:
+    path = folder / FILE_NAME
+    return read_toml(path) if path.exists() else {}
+
+
 def _check_environment(names: Iterable[str]) -> None:
+    known = CloudSettings.model_fields
     for name in names:
         key = name.removeprefix(PREFIX).lower()
-        if name.startswith(PREFIX) and key not in CloudSettings.model_fields:
-            raise SettingsError(f"environment variable {name} sets nothing{_nearest(key)}")
-
-
-def _explain(problem: dict[str, Any]) -> str:
-    key = ".".join(str(part) for part in problem["loc"])
-    if problem["type"] == "extra_forbidden":
-        return f"unknown key '{key}' in {FILE_NAME}{_nearest(key)}"
-    return f"setting '{key}': {problem['msg'].removeprefix('Value error, ')}"
-
-
-def _nearest(key: str) -> str:
-    known = list(CloudSettings.model_fields)
-    close = difflib.get_close_matches(key, known, n=1)
-    return f"; did you mean '{close[0]}'?" if close else f"; known are {', '.join(sorted(known))}"
+        if name.startswith(PREFIX) and key not in known:
+            raise SettingsError(f"environment variable {name} sets nothing{nearest(key, known)}")

@@ -36,14 +36,15 @@ def test_without_a_file_everything_has_its_default(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("web_prot = 1", "unknown key 'web_prot' in cloud.toml; did you mean 'web_port'?"),
-        ("zzz = 1", "unknown key 'zzz' in cloud.toml; known are "),
-        ("web_port = 70000", "setting 'web_port': Input should be less than or equal to 65535"),
-        ("durability = 'maybe'", "setting 'durability': Input should be 'normal' or 'strict'"),
+        ("web_prot = 1", 'unknown key "web_prot" in cloud.toml; did you mean "web_port"?'),
+        ("zzz = 1\nyyy = 2", 'unknown key "zzz" in cloud.toml (and 1 more)'),
+        ("web_port = 70000", '"web_port" in cloud.toml: input should be less than or equal to 65535, not 70000'),
+        ("durability = 'maybe'", "\"durability\" in cloud.toml: input should be 'normal' or 'strict', not 'maybe'"),
         ("host = '0.0.0.0'", "'0.0.0.0' is not a loopback address"),
         ("host = 'example.org'", "'example.org' is not a loopback address"),
-        ("a\tb", "cloud.toml cannot be read"),
-        ("\ufeffweb_port = 1", "cloud.toml cannot be read"),
+        ("a\tb", "cloud.toml: not valid TOML"),
+        (f"host = {'[' * 10_000}", "cloud.toml: not valid TOML"),
+        (f"host = [{'8700, ' * 40_000}]", "cloud.toml: more than 200,000 bytes"),
     ],
 )
 def test_a_mistake_in_the_file_is_named_with_its_cure(tmp_path: Path, text: str, message: str) -> None:
@@ -55,13 +56,22 @@ def test_a_mistake_in_the_file_is_named_with_its_cure(tmp_path: Path, text: str,
 
 def test_a_file_that_is_no_text_is_named(tmp_path: Path) -> None:
     (tmp_path / "cloud.toml").write_bytes(b"\xff\xfe\x00")
-    with pytest.raises(SettingsError, match="cannot be read"):
+    with pytest.raises(SettingsError, match="byte 0 is not UTF-8"):
         load(tmp_path)
+
+
+def test_a_file_with_a_byte_order_mark_is_read(tmp_path: Path) -> None:
+    assert load(write(tmp_path, "\ufeffweb_port = 1")).web_port == 1
+
+
+def test_a_mistake_on_the_command_line_is_not_said_to_be_in_the_file(tmp_path: Path) -> None:
+    with pytest.raises(SettingsError, match='"web_port" in the environment or the command line: '):
+        load(write(tmp_path, "mqtt_port = 1"), web_port=70_000)
 
 
 def test_a_mistake_in_the_environment_is_named_with_its_cure(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("EDGECASE_CLOUD_WEBPORT", "1")
-    with pytest.raises(SettingsError, match="EDGECASE_CLOUD_WEBPORT sets nothing; did you mean 'web_port'"):
+    with pytest.raises(SettingsError, match='EDGECASE_CLOUD_WEBPORT sets nothing; did you mean "web_port"'):
         load(tmp_path)
 
 

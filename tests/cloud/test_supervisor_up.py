@@ -156,7 +156,7 @@ def test_a_port_that_is_taken_is_named_and_nothing_is_started(tmp_path: Path) ->
         ("a-file/data", {}, ["Not a directory", "--data"]),
         ("data", {"EDGECASE_CLOUD_MIN_FREE_BYTES": str(1 << 60)}, ["MiB are free", "make room"]),
         ("data", {"EDGECASE_CLOUD_HOST": "0.0.0.0"}, ["'0.0.0.0' is not a loopback address"]),
-        ("data", {"EDGECASE_CLOUD_WEBPORT": "1"}, ["EDGECASE_CLOUD_WEBPORT sets nothing; did you mean 'web_port'"]),
+        ("data", {"EDGECASE_CLOUD_WEBPORT": "1"}, ['EDGECASE_CLOUD_WEBPORT sets nothing; did you mean "web_port"']),
     ],
 )
 def test_what_cannot_work_is_said_in_one_line(
