@@ -4,17 +4,11 @@ from __future__ import annotations
 
 import ipaddress
 import os
-from collections.abc import Iterable
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Final, Literal
 
-from pydantic import Field, ValidationError, field_validator
-from pydantic_settings import (
-    BaseSettings,
-    InitSettingsSource,
-    PydanticBaseSettingsSource,
-    SettingsConfigDict,
-)
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
 from edgecase_cloud.errors import Unusable
 from edgecase_models.config import ConfigError, first_fault, nearest, read_toml
@@ -32,10 +26,10 @@ class SettingsError(Unusable):
     """A setting that cannot be used; the message names it and what may stand there."""
 
 
-class CloudSettings(BaseSettings):
+class CloudSettings(BaseModel):
     """The settings of one cloud. A port of 0 means any free one."""
 
-    model_config = SettingsConfigDict(env_prefix=PREFIX, extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True)
 
     data: Path
     host: str = Field("127.0.0.1", description="Loopback address that all servers bind to and devices are told.")
@@ -93,20 +87,6 @@ class CloudSettings(BaseSettings):
             )
         return address
 
-    @classmethod
-    def settings_customise_sources(
-        cls,
-        settings_cls: type[BaseSettings],
-        init_settings: PydanticBaseSettingsSource,
-        env_settings: PydanticBaseSettingsSource,
-        dotenv_settings: PydanticBaseSettingsSource,  # noqa: ARG003
-        file_secret_settings: PydanticBaseSettingsSource,  # noqa: ARG003
-    ) -> tuple[PydanticBaseSettingsSource, ...]:
-        """The command line first, then the environment, then the file in the data folder."""
-        assert isinstance(init_settings, InitSettingsSource)
-        folder = Path(init_settings.init_kwargs["data"])
-        return init_settings, env_settings, InitSettingsSource(settings_cls, _in_file(folder))
-
     def path(self, *parts: str) -> Path:
         """A path in the data folder."""
         return self.data.joinpath(*parts)
@@ -143,30 +123,32 @@ class CloudSettings(BaseSettings):
 
 
 def load(data: Path, **given: Any) -> CloudSettings:
-    """The settings of a data folder; `given` (where not None) overrides file and environment. Raises `SettingsError`."""
-    _check_environment(os.environ)
+    """The settings of a data folder; `given` (where not None) overrides environment and file. Raises `SettingsError`."""
     try:
         folder = data.expanduser()
-        return CloudSettings(data=folder, **{key: value for key, value in given.items() if value is not None})
-    except ValidationError as error:
-        elsewhere = "the environment or the command line"
-        content = _in_file(folder)
-        said = first_fault(error.errors(include_url=False), content, FILE_NAME, CloudSettings.model_fields, elsewhere)
-        raise SettingsError(said) from error
+        path = folder / FILE_NAME
+        written = read_toml(path) if path.exists() else {}
     except ConfigError as error:
         raise SettingsError(str(error)) from error
-    except (OSError, ValueError, RuntimeError) as error:  # of a path that cannot be one, and a home folder that is none
+    except (OSError, ValueError, RuntimeError) as error:  # a path that cannot be one, a home folder that is none
         raise SettingsError(f"{data / FILE_NAME} cannot be read: {error}") from error
+    over = _environment(os.environ) | {name: value for name, value in given.items() if value is not None}
+    try:
+        return CloudSettings(**{**written, **over, "data": folder})
+    except ValidationError as error:
+        faults, elsewhere = error.errors(include_url=False), "the environment or the command line"
+        in_file = {key: value for key, value in written.items() if key not in over}
+        raise SettingsError(first_fault(faults, in_file, FILE_NAME, CloudSettings.model_fields, elsewhere)) from error
 
 
-def _in_file(folder: Path) -> dict[str, Any]:
-    path = folder / FILE_NAME
-    return read_toml(path) if path.exists() else {}
-
-
-def _check_environment(names: Iterable[str]) -> None:
+def _environment(variables: Mapping[str, str]) -> dict[str, str]:
+    """What the environment sets; a variable that sets nothing is a mistake as much as a key that does."""
     known = CloudSettings.model_fields
-    for name in names:
-        key = name.removeprefix(PREFIX).lower()
-        if name.startswith(PREFIX) and key not in known:
-            raise SettingsError(f"environment variable {name} sets nothing{nearest(key, known)}")
+    found = {}
+    for name, value in variables.items():
+        if name.startswith(PREFIX):
+            key = name.removeprefix(PREFIX).lower()
+            if key not in known:
+                raise SettingsError(f"environment variable {name} sets nothing{nearest(key, known)}")
+            found[key] = value
+    return found

@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
 ROOT = Path(__file__).parents[2]
@@ -54,7 +55,8 @@ class Report:
         for row in self.rows:
             bar = "" if row.bar is None else f"{'≤' if row.at_most else '≥'} {row.bar:g}"
             theirs = "" if row.peer_value is None else f"{row.peer_value:.4g}"
-            table.add_row(row.name, f"{row.value:.4g}", row.unit, row.peer or "", theirs, bar, marks[row.ok])
+            name, unit, peer = escape(row.name), escape(row.unit), escape(row.peer or "")
+            table.add_row(name, f"{row.value:.4g}", unit, peer, theirs, bar, marks[row.ok])
         Console(width=150).print(table)
         BUILD.mkdir(parents=True, exist_ok=True)
         path = BUILD / f"{self.name}.json"
