@@ -17,17 +17,18 @@ AHEAD: Final = timedelta(minutes=5)
 """A clock this far ahead of the arrival of its frame is wrong."""
 TOLERANCE: Final = timedelta(milliseconds=100)  # the two clocks of a frame are not read at the same instant
 _MOVED_AT_MOST: Final = 1000
-_SAME_BOOT: Final = sa.select(Frame.id, Frame.monotonic_ns, Frame.taken_at).where(
-    Frame.device_id == sa.bindparam("device"),
-    Frame.boot_id == sa.bindparam("boot"),
-    ~Frame.recorded,
-    Frame.id != sa.bindparam("frame"),
+_frames = Frame.__table__.c
+_SAME_BOOT: Final = sa.select(_frames.id, _frames.monotonic_ns, _frames.taken_at).where(
+    _frames.device_id == sa.bindparam("device"),
+    _frames.boot_id == sa.bindparam("boot"),
+    ~_frames.recorded,
+    _frames.id != sa.bindparam("frame"),
 )
 _MONOTONIC_NS: Final[sa.BindParameter[int]] = sa.bindparam("monotonic_ns")
-_LATER: Final = _SAME_BOOT.where(Frame.monotonic_ns >= _MONOTONIC_NS).order_by(Frame.monotonic_ns).limit(1)
+_LATER: Final = _SAME_BOOT.where(_frames.monotonic_ns >= _MONOTONIC_NS).order_by(_frames.monotonic_ns).limit(1)
 _EARLIER: Final = (
-    _SAME_BOOT.where(Frame.monotonic_ns < _MONOTONIC_NS)
-    .order_by(Frame.monotonic_ns.desc())
+    _SAME_BOOT.where(_frames.monotonic_ns < _MONOTONIC_NS)
+    .order_by(_frames.monotonic_ns.desc())
     .limit(sa.bindparam("at_most", type_=sa.Integer))
 )
 

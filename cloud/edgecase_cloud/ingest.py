@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Set
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
-from typing import Any, Final, NamedTuple
+from typing import Any, Final, NamedTuple, cast
 
 import msgspec
 import sqlalchemy as sa
@@ -53,11 +53,13 @@ _EXCERPT_BYTES: Final = 500
 _DISTRUST: Final = timedelta(minutes=10)
 _QUESTIONS_AT_ONCE: Final = 4  # to the store
 
-# What is asked for every message; to put such a question together takes longer than to answer it.
+# What is asked for every message, put together once and of tables: classes would take longer to ask than to answer.
 _IDS: Final[sa.BindParameter[Any]] = sa.bindparam("ids", expanding=True)
-_DEVICES: Final = sa.select(Device.id).where(Device.id.in_(_IDS))
-_LOOKED_AT: Final = sa.select(Look.frame_id).where(Look.frame_id.in_(_IDS))
-_FORGOTTEN: Final = sa.select(Forgotten.frame_id).where(Forgotten.frame_id.in_(_IDS))
+_frames, _looks = Frame.__table__.c, Look.__table__.c
+_devices, _forgotten, _orders = Device.__table__.c, Forgotten.__table__.c, Forgetting.__table__.c
+_DEVICES: Final = sa.select(_devices.id).where(_devices.id.in_(_IDS))
+_LOOKED_AT: Final = sa.select(_looks.frame_id).where(_looks.frame_id.in_(_IDS))
+_FORGOTTEN: Final = sa.select(_forgotten.frame_id).where(_forgotten.frame_id.in_(_IDS))
 _FRAMES: Final = (
     sa.select(Frame)
     .where(Frame.id.in_(_IDS))
@@ -75,22 +77,22 @@ _FRAMES: Final = (
     )
 )
 _SAME_PICTURE: Final = (
-    sa.select(Frame.id)
+    sa.select(_frames.id)
     .where(
-        Frame.sha256 == sa.bindparam("sha256"),
-        Frame.delivery == Delivery.ACKNOWLEDGED,
-        Frame.review != Review.CONTEXT,
-        Frame.id != sa.bindparam("frame"),
+        _frames.sha256 == sa.bindparam("sha256"),
+        _frames.delivery == Delivery.ACKNOWLEDGED,
+        _frames.review != Review.CONTEXT,
+        _frames.id != sa.bindparam("frame"),
     )
     .limit(1)
 )
 _TAKEN_AT: Final[sa.BindParameter[datetime]] = sa.bindparam("taken_at", type_=UtcDateTime)
 _ORDER_TO_FORGET: Final = (
-    sa.select(Forgetting.id)
+    sa.select(_orders.id)
     .where(
-        Forgetting.taken_from <= _TAKEN_AT,
-        Forgetting.taken_to > _TAKEN_AT,
-        sa.or_(Forgetting.device == "", Forgetting.device == sa.bindparam("device")),
+        _orders.taken_from <= _TAKEN_AT,
+        _orders.taken_to > _TAKEN_AT,
+        sa.or_(_orders.device == "", _orders.device == sa.bindparam("device")),
     )
     .limit(1)
 )
@@ -288,7 +290,7 @@ class Ingest:
     def _prepare(self, cases: Sequence[_Case], now: datetime) -> None:
         """Look at thumbnails and, meanwhile, into the store. Where that is away, what was not asked yet need not be."""
         with self._catalogue.session() as session:
-            held = _held(session, cases)
+            held = _held(session, [case for case in cases if isinstance(case.message, wire.Stored)])
             offered = [case.subject for case in cases if isinstance(case.message, wire.Offer)]
             looked_at = set(session.scalars(_LOOKED_AT, {"ids": offered})) if offered else set()
         said = [(case, case.message) for case in cases if isinstance(case.message, wire.Stored)]
@@ -365,8 +367,8 @@ class Ingest:
                 if order := _order_to_forget(session, row):
                     session.add(Forgotten(frame_id=row.id, forgetting_id=order))
                     return wire.Decline(frame_id=row.id, reason=REASON)
-                session.add(row)
                 self._decide(session, row, look, now)
+                _insert(session, row)
         elif conflict := _conflict(row, offer):
             return conflict
         elif row.model_digest == ADOPTED:  # its object was there before its row: now its device says what is in it
@@ -374,7 +376,7 @@ class Ingest:
             row.problem = None  # it is looked at again, now that it is known what was announced
             clocks.place(session, row)
         if look is not None:
-            session.add(look)
+            _insert(session, look)
         session.flush()  # the next message of the batch is judged by what this one left
         return row
 
@@ -572,6 +574,12 @@ def _held(session: Session, cases: Sequence[_Case]) -> _Held:
     frames = {row.id: row for row in session.scalars(_FRAMES, {"ids": subjects})} if subjects else {}
     unknown = [subject for subject in subjects if subject not in frames]
     return _Held(session, frames, set(session.scalars(_FORGOTTEN, {"ids": unknown})) if unknown else set())
+
+
+def _insert(session: Session, row: Frame | Look) -> None:
+    """Write a new row, in a quarter of the time that it would take to have the session keep it in view."""
+    values = {name: value for name, value in vars(row).items() if not name.startswith("_")}
+    session.connection().execute(sa.insert(cast("sa.Table", type(row).__table__)), values)
 
 
 def _record(session: Session, now: datetime, kind: str, subject: str, detail: dict[str, Any]) -> None:

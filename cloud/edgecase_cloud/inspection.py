@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Sequence
 from typing import Any, Final
 
 import sqlalchemy as sa
 import structlog
 
-from edgecase_cloud.catalogue import LAST, Event, Frame, Standing
+from edgecase_cloud.catalogue import LAST, Catalogue, Event, Frame, Standing
 from edgecase_cloud.decoding import Decoder
 from edgecase_cloud.reviewable import ARRIVED
 from edgecase_cloud.services import Services
-from edgecase_cloud.store import NotFound
+from edgecase_cloud.store import NotFound, ObjectStore
 from edgecase_models import wire
 
 AT_ONCE: Final = 16
@@ -29,25 +30,37 @@ def look_at_pictures(parts: Services, pictures: Decoder, at_most: int = AT_ONCE)
     unseen = sa.select(Frame.id, Frame.device_id, Frame.key, Frame.sha256, Frame.width_px, Frame.height_px)
     with parts.catalogue.session() as session:
         rows = session.execute(unseen.where(ARRIVED, Frame.problem.is_(None)).limit(at_most)).all()
-    for row in rows:
-        try:
-            content = parts.store.get(row.key)
-        except NotFound:
-            problem, broke = "its object is not in the store", False
-        else:
-            problem, broke = _problem(pictures, content, row)
-        with parts.catalogue.writing.begin() as session:
-            still = sa.update(Frame).where(Frame.id == row.id)
+    found: list[tuple[Any, str, bool]] = []
+    try:
+        for row in rows:
+            found.append((row, *_looked_at(parts.store, pictures, row)))  # noqa: PERF401 (those before one that raises count)
+    finally:  # where the store goes away, what was seen before is not looked at again
+        if found:
+            _note(parts.catalogue, found)
+    return len(found)
+
+
+def _looked_at(store: ObjectStore, pictures: Decoder, row: Any) -> tuple[str, bool]:
+    """What stands in the way of a picture, if anything, and whether it broke the decoder."""
+    try:
+        return _problem(pictures, store.get(row.key), row)
+    except NotFound:
+        return "its object is not in the store", False
+
+
+def _note(catalogue: Catalogue, found: Sequence[tuple[Any, str, bool]]) -> None:
+    usable = [row.id for row, problem, _ in found if not problem]
+    with catalogue.writing.begin() as session:
+        session.execute(sa.update(Frame).where(Frame.id.in_(usable)).values(problem=""))
+        for row, problem, broke in found:
             if not problem:
-                session.execute(still.values(problem=""))
                 continue
-            session.execute(still.values(problem=problem, place=LAST))
+            session.execute(sa.update(Frame).where(Frame.id == row.id).values(problem=problem, place=LAST))
             session.execute(sa.delete(Standing).where(Standing.frame_id == row.id))
             if broke:
                 detail = {"device": row.device_id, "reason": problem}
                 session.add(Event(at=wire.now(), kind="broken picture", subject=row.id, detail=detail))
-        log.warning("picture cannot be used", frame_id=row.id, device=row.device_id, reason=problem)
-    return len(rows)
+            log.warning("picture cannot be used", frame_id=row.id, device=row.device_id, reason=problem)
 
 
 def _problem(pictures: Decoder, content: bytes, row: Any) -> tuple[str, bool]:
