@@ -272,13 +272,14 @@ class Uplink:
         # A grant that seems to have ended before it came is tried all the same: our clock may be wrong, the store knows.
         lifetime_s = _lifetime_s(grant, now)
         flight.phase, flight.grant = _Phase.GRANTED, grant
-        flight.etags = self._etags(grant.frame_id)
+        flight.etags = [] if grant.parts is msgspec.UNSET else self._etags(grant.frame_id)
         flight.good_until_s = now.monotonic_s + lifetime_s if lifetime_s > 0 else inf
         flight.deadline_s, flight.tries, flight.repeated = now.monotonic_s, 0, 0
         return Worked("granted", grant.frame_id)
 
     def _acknowledged(self, ack: wire.Ack) -> Outcome:
-        entry = self._spool.entry(ack.frame_id)
+        flight = self._flights.get(ack.frame_id)
+        entry = self._spool.entry(ack.frame_id) if flight is None else flight.entry
         if entry is not None and entry.sha256 != ack.sha256:
             log.error("ack for other bytes ignored", frame_id=ack.frame_id, ours=entry.sha256, theirs=ack.sha256)
             return Worked("ack for other bytes", ack.frame_id)

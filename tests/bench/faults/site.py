@@ -62,13 +62,17 @@ def listen_in(cloud: Cloud, device: str) -> Client:
 
 @dataclass
 class Load:
-    """What a device captures: so many frames of so many bytes, one every so often; and how much its spool may hold."""
+    """What a device captures: so many frames of so many bytes, one every so often; and how much its spool may hold.
+
+    So many as are `prepared` are made before the first is put.
+    """
 
     every_s: float = 0.1
     size_bytes: int = 20_000
     frames: int = sys.maxsize
     quota_bytes: int = 2_000_000_000
     ballast_bytes: int = 1 << 20
+    prepared: int = 0
 
 
 @dataclass

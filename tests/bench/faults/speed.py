@@ -73,7 +73,8 @@ def _nothing_synced(spool: Spool) -> Iterator[None]:
 def deliver(cloud: Cloud, folder: Path, scale: float, say: Callable[[str], None]) -> Iterator[Row]:
     """Capture, spool, offer, grant, PUT, check, commit, acknowledge; beside the same bytes put into the same store by plain boto3."""
     frames = max(50, round(FRAMES * scale))
-    with a_device(cloud, "fast-1", folder, load=Load(every_s=0, size_bytes=SIZE_BYTES, frames=frames)) as device:
+    load = Load(every_s=0, size_bytes=SIZE_BYTES, frames=frames, prepared=frames)  # as those of the plain PUTs are
+    with a_device(cloud, "fast-1", folder, load=load) as device:
         before = _plain_puts_per_s(cloud, frames // 2)
         device.start(UPLINK)
         device.until(device.connected, 30, "the broker")

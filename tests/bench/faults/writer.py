@@ -84,6 +84,7 @@ def main() -> None:
     parser.add_argument("--quota-bytes", type=int, default=2_000_000_000)
     parser.add_argument("--frames", type=int, default=sys.maxsize, help="then it ends")
     parser.add_argument("--ballast-bytes", type=int, default=1 << 20)
+    parser.add_argument("--prepared", type=int, default=0, help="so many pictures are made before the first is put")
     asked = parser.parse_args()
     ended: list[int] = []
     signal.signal(signal.SIGTERM, lambda number, _frame: ended.append(number))
@@ -91,12 +92,14 @@ def main() -> None:
     descriptor = os.open(asked.ledger, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
     if os.lseek(descriptor, 0, os.SEEK_END):
         os.write(descriptor, b"\n" if asked.ledger.read_bytes()[-1:] != b"\n" else b"")
+    pictures = [unique_jpeg(asked.size_bytes) for _ in range(asked.prepared)]
     with Spool(asked.spool, asked.quota_bytes, putting=True, ballast_bytes=asked.ballast_bytes) as spool:
         for _ in range(asked.frames):
             if ended:
                 break
             began_s = time.perf_counter()
-            content, meta = unique_jpeg(asked.size_bytes), describe(round(chance.random(), 4))
+            content = pictures.pop() if pictures else unique_jpeg(asked.size_bytes)
+            meta = describe(round(chance.random(), 4))
             start_s = time.perf_counter()
             result = spool.put(content, meta)
             took_ms = (time.perf_counter() - start_s) * 1e3
