@@ -327,7 +327,7 @@ def _serve_web(data: Path) -> None:
 
 
 def _serve_ingest(data: Path) -> None:
-    from edgecase_cloud import broker, devices, mqtt, private, services, settings
+    from edgecase_cloud import broker, devices, durable, mqtt, private, services, settings
     from edgecase_cloud.ingest import Ingest
     from edgecase_models import wire
 
@@ -342,8 +342,9 @@ def _serve_ingest(data: Path) -> None:
         broker.client_context(authority.path, credential),
         private.secret(keys / "ingest-session", 12),  # not to be guessed: who has it can take the session over
     )
-    make_durable = mqtt.sync_filesystem(chosen.data) if chosen.durability == "strict" else mqtt.trust_the_kernel
-    worker = mqtt.Worker(Ingest(parts), link, make_durable=make_durable)
+    strict = chosen.durability == "strict"
+    make_durable = durable.sync_filesystem(chosen.data) if strict else durable.trust_the_kernel
+    worker = mqtt.Worker(Ingest(parts, make_durable=make_durable), link)
     mqtt.run(link, worker, mqtt.Poker(parts.catalogue, link), _stop_event())
 
 

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import ctypes
 import fcntl
 import os
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import BinaryIO
@@ -14,6 +15,10 @@ from uuid import uuid4
 
 class Busy(RuntimeError):
     """Another process holds the lock; wait for it or let it do the work."""
+
+
+class StorageFailed(OSError):
+    """The disk does not confirm a write. What was written since the last time may be gone, so whoever meets this ends."""
 
 
 def write(path: Path, content: bytes, mode: int = 0o644) -> None:
@@ -45,6 +50,23 @@ def sync_folder(folder: Path) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
+
+
+def trust_the_kernel() -> None:
+    """What was written survives a kill of every process; a power cut takes what was written in the last seconds."""
+
+
+def sync_filesystem(folder: Path) -> Callable[[], None]:
+    """A call that returns when everything on the file system of `folder` is on the disk (syncfs); it raises `StorageFailed`."""
+    libc = ctypes.CDLL(None, use_errno=True)
+    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+
+    def sync() -> None:
+        if libc.syncfs(descriptor) != 0:
+            number = ctypes.get_errno()
+            raise StorageFailed(number, os.strerror(number), str(folder))
+
+    return sync
 
 
 def publish_folder(written: Path, path: Path) -> None:

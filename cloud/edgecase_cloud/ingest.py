@@ -15,7 +15,7 @@ import structlog
 from sqlalchemy.exc import OperationalError
 from sqlalchemy.orm import Session, load_only
 
-from edgecase_cloud import clocks, twins
+from edgecase_cloud import clocks, durable, twins
 from edgecase_cloud.audit import Audit, Refusal, Refused
 from edgecase_cloud.catalogue import (
     ADOPTED,
@@ -39,7 +39,7 @@ from edgecase_cloud.label_queue import look_of
 from edgecase_cloud.pool import AUDIT
 from edgecase_cloud.repeats import Likeness
 from edgecase_cloud.services import Services
-from edgecase_cloud.store import PART_BYTES, ObjectInfo, Unreachable
+from edgecase_cloud.store import PART_BYTES, ObjectInfo, StoreError, Unreachable
 from edgecase_models import wire
 from edgecase_models.fingerprint import Fingerprint
 from edgecase_models.wire import WireError
@@ -159,9 +159,18 @@ class Ingest:
 
     A frame id belongs to the device and the bytes that it was first offered with. Another device or other bytes under
     the same id are an incident, never an overwrite.
+
+    A row says that a frame is here only after `make_durable` has returned: a power cut between the two would leave a row without its
+    object, and the device be told to let go. What was put before this began, the store may know of and not have any more: it is read.
     """
 
-    def __init__(self, services: Services, pictures: Decoder | None = None) -> None:
+    def __init__(
+        self,
+        services: Services,
+        pictures: Decoder | None = None,
+        *,
+        make_durable: Callable[[], None] = durable.trust_the_kernel,
+    ) -> None:
         self._settings = services.settings
         self._catalogue = services.catalogue
         self._store = services.store
@@ -169,6 +178,8 @@ class Ingest:
         self._audit = Audit(services.catalogue)
         self._class_index: dict[str, int] = {}
         self._distrusted: dict[str, datetime] = {}
+        self._make_durable = make_durable
+        self._began_at = wire.now().replace(microsecond=0)  # as objects are dated
         self._asking = ThreadPoolExecutor(_QUESTIONS_AT_ONCE, "store")
 
     def handle(self, topic: str, payload: bytes, now: datetime) -> list[Reply]:
@@ -227,6 +238,8 @@ class Ingest:
                 case.answer = self.set_aside(case.topic, case.payload, error, now)
         except OperationalError as error:
             case.answer = _no_catalogue(error)
+        except durable.StorageFailed:
+            raise
         except Exception as error:  # noqa: BLE001 (its caller's: it is tried again, and set aside in the end)
             case.answer = error
 
@@ -273,6 +286,8 @@ class Ingest:
             for case in cases:
                 case.answer = _no_catalogue(error)
             return
+        except durable.StorageFailed:
+            raise
         except Exception:  # noqa: BLE001 (the one that trips trips again below)
             for case in cases:
                 case.answer = []
@@ -282,6 +297,8 @@ class Ingest:
     def _judge_at_once(self, cases: Sequence[_Case], now: datetime) -> None:
         self._prepare(cases, now)
         going_on = [case for case in cases if case.answer == []]
+        if any(case.found is not None for case in going_on):
+            self._make_durable()
         if going_on:
             self._write(going_on, now)
         for case in going_on:
@@ -351,6 +368,7 @@ class Ingest:
 
     def _offered(self, held: _Held, offer: wire.Offer, seen: Seen | None, now: datetime) -> Outcome:
         session, row = held.session, held.frames.get(offer.frame_id)
+        session.flush()  # it is judged by what the messages before it left
         look = None
         if seen is not None:
             look = look_of(offer.frame_id, seen, None if offer.features is msgspec.UNSET else offer.features)
@@ -377,7 +395,6 @@ class Ingest:
             clocks.place(session, row)
         if look is not None:
             _insert(session, look)
-        session.flush()  # the next message of the batch is judged by what this one left
         return row
 
     def _fill(self, session: Session, row: Frame, offer: wire.Offer) -> None:
@@ -528,7 +545,19 @@ class Ingest:
         found = self._store.head(row.key)
         if found is None and stored.parts is not msgspec.UNSET and self._store.put_together(row.key, stored.parts):
             found = self._store.head(row.key)
-        return found
+        if found is None or self._began_at <= found.modified_at <= wire.now() or self._is_whole(row):
+            return found
+        self._store.delete([row.key])  # it says so where the store is away; else the device puts it again
+        log.warning("object put again", frame_id=row.id, reason="what the store has under its key is not what was put")
+        return None
+
+    def _is_whole(self, row: Frame) -> bool:
+        """Whether the store can give what was offered; a power cut may have taken the bytes and left the entry."""
+        try:
+            content = self._store.get(row.key)
+        except StoreError:
+            return False
+        return (len(content), hashlib.sha256(content).hexdigest()) == (row.size_bytes, row.sha256)
 
     def _stored(self, held: _Held, stored: wire.Stored, found: ObjectInfo | None, now: datetime) -> Outcome:
         row = held.frames.get(stored.frame_id)

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import ctypes
 import heapq
-import os
 import queue
 import ssl
 import threading
@@ -12,7 +10,6 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from datetime import datetime
-from pathlib import Path
 from typing import Any, Final
 
 import paho.mqtt.client as paho
@@ -167,20 +164,18 @@ class Link:
 
 
 class Worker:
-    """Works through arrivals: handle, commit, make durable, answer, let go. In this order, so that a kill loses nothing."""
+    """Works through arrivals: handle, commit, answer, let go. In this order, so that a kill loses nothing."""
 
     def __init__(
         self,
         ingest: Ingest,
         link: Link,
         *,
-        make_durable: Callable[[], None],
         clock: Callable[[], datetime] = wire.now,
         monotonic_s: Callable[[], float] = time.monotonic,
     ) -> None:
         self._ingest = ingest
         self._link = link
-        self._make_durable = make_durable
         self._clock = clock
         self._monotonic_s = monotonic_s
         self._waiting: list[Waiting] = []
@@ -211,8 +206,6 @@ class Worker:
                 done.append(waiting.arrival)
                 if outcome is answer and self._resting.pop(_kind(waiting.arrival), 0.0):
                     log.info("going on", kind=_kind(waiting.arrival))
-        if replies:
-            self._make_durable()
         sent = [self._link.publish(wire.down_topic(r.device, type(r.message)), wire.encode(r.message)) for r in replies]
         if not all(sent):
             return 0  # the connection is gone and with it the batch: all of it comes again
@@ -318,23 +311,6 @@ def run(link: Link, worker: Worker, poker: Poker, stop: threading.Event) -> None
 
 def _kind(arrival: Arrival) -> str:
     return arrival.topic.rpartition("/")[2]
-
-
-def trust_the_kernel() -> None:
-    """What is committed survives a kill of every process; the store may lose its last seconds at a power cut."""
-
-
-def sync_filesystem(folder: Path) -> Callable[[], None]:
-    """A call that returns when everything on the file system of `folder` is on the disk (syncfs)."""
-    libc = ctypes.CDLL(None, use_errno=True)
-    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
-
-    def sync() -> None:
-        if libc.syncfs(descriptor) != 0:
-            number = ctypes.get_errno()
-            raise OSError(number, os.strerror(number), str(folder))
-
-    return sync
 
 
 def _poke(poker: Poker) -> None:

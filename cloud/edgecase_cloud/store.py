@@ -6,8 +6,9 @@ import base64
 import contextlib
 import hashlib
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
-from datetime import datetime
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from email.utils import parsedate_to_datetime
 from functools import cached_property
 from threading import Lock
 from typing import Any, Final, NamedTuple
@@ -48,11 +49,12 @@ class PutGrant(NamedTuple):
 
 @dataclass(frozen=True)
 class ObjectInfo:
-    """What the store holds under a key; `sha256` is in hex."""
+    """What the store holds under a key; `sha256` is in hex, `modified_at` of whole seconds by the store's clock."""
 
     key: str
     size_bytes: int
     sha256: str
+    modified_at: datetime = field(default=datetime.min.replace(tzinfo=UTC), compare=False)
 
 
 class ObjectStore:
@@ -179,7 +181,8 @@ class ObjectStore:
                 answer = self._told_of(key)
         except NotFound:
             return None
-        return ObjectInfo(key, int(answer["content-length"]), _sha256_told(answer) or self._sha256(key))
+        modified_at = parsedate_to_datetime(answer["last-modified"])
+        return ObjectInfo(key, int(answer["content-length"]), _sha256_told(answer) or self._sha256(key), modified_at)
 
     def _told_of(self, key: str) -> Mapping[str, str]:
         """The headers of a HEAD."""
@@ -356,7 +359,7 @@ def _sha256_told(headers: Mapping[str, str]) -> str:
 def _is_whole(content: bytes, headers: Mapping[str, str]) -> bool:
     """Whether an answer came to its end, and is what the store keeps, as far as it says so."""
     told = _sha256_told(headers)
-    return len(content) == int(headers["content-length"]) and told in {"", hashlib.sha256(content).hexdigest()}
+    return len(content) == int(headers.get("content-length", -1)) and told in {"", hashlib.sha256(content).hexdigest()}
 
 
 @contextlib.contextmanager

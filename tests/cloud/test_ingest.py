@@ -18,7 +18,7 @@ import sqlalchemy as sa
 from sqlalchemy import event
 from sqlalchemy.orm import Session
 
-from edgecase_cloud import clocks
+from edgecase_cloud import clocks, durable
 from edgecase_cloud.catalogue import Delivery, Device, Frame, Look, ObjectClass, Review
 from edgecase_cloud.decoder_process import Seen
 from edgecase_cloud.decoding import Decoder
@@ -138,6 +138,68 @@ def test_a_store_that_is_away_is_not_asked_for_every_message_of_a_batch_and_hold
     assert [type(answer) for answer in answers] == [Unreachable] * 40 + [wire.Grant]
     assert len(asked) < 12
     assert {tell.row(frame).delivery for frame in (*waiting, new)} == {Delivery.GRANTED}
+
+
+def test_of_one_picture_under_two_names_the_second_is_not_wanted_though_both_come_in_one_batch(tell: Told) -> None:
+    first, second = shot(content=b"twice"), shot(content=b"twice")
+    grant = tell.granted(first)
+    tell.put(first, grant)
+    acked, declined = at_once(tell, first.stored(grant), second.offer)
+    assert isinstance(acked, wire.Ack)
+    assert isinstance(declined, wire.Decline)
+
+
+# Power cuts
+
+
+def test_no_row_says_that_a_frame_is_here_before_the_disk_has_it(tell: Told) -> None:
+    frame, then = shot(), list[Delivery]()
+    tell.ingest = Ingest(tell.parts, make_durable=lambda: then.append(tell.row(frame).delivery))
+    grant = tell.granted(frame)
+    assert then == [], "nothing arrived yet"
+    tell.put(frame, grant)
+    assert isinstance(tell(frame.stored(grant)), wire.Ack)
+    assert then == [Delivery.GRANTED]
+    assert isinstance(tell(frame.stored(grant)), wire.Ack)
+    assert then == [Delivery.GRANTED], "it is there already"
+
+
+def test_where_the_disk_does_not_confirm_ingest_ends_and_nothing_is_said(tell: Told) -> None:
+    def fails() -> None:
+        raise durable.StorageFailed(5, "Input/output error")
+
+    one, other = shot(), shot()
+    grants = [tell.granted(frame) for frame in (one, other)]
+    for frame, grant in zip((one, other), grants, strict=True):
+        tell.put(frame, grant)
+    tell.ingest = Ingest(tell.parts, make_durable=fails)
+    with pytest.raises(durable.StorageFailed):
+        tell(one.stored(grants[0]))
+    with pytest.raises(durable.StorageFailed):
+        at_once(tell, one.stored(grants[0]), other.stored(grants[1]))
+    assert [tell.row(frame).delivery for frame in (one, other)] == [Delivery.GRANTED, Delivery.GRANTED]
+    assert tell.events("dead letter") == []
+
+
+@pytest.mark.parametrize("left", [b"", b"other bytes", None])
+def test_of_an_object_that_was_put_before_ingest_began_the_bytes_are_read(tell: Told, left: bytes | None) -> None:
+    """After a power cut its entry may be there and its bytes may not; the device still has them."""
+    frame = shot()
+    grant = tell.granted(frame)
+    if left is None:
+        tell.put(frame, grant)
+    else:
+        tell.parts.store.put(grant.key, left)
+    time.sleep(1.1)  # objects are dated by the second
+    tell.ingest = Ingest(tell.parts)
+    answer = tell(frame.stored(grant))
+    if left is not None:
+        assert isinstance(answer, wire.Grant)
+        tell.put(frame, answer)
+        answer = tell(frame.stored(answer))
+    assert isinstance(answer, wire.Ack)
+    assert tell.parts.store.get(grant.key) == frame.content
+    assert tell.events("incident") == []
 
 
 def test_a_catalogue_that_cannot_be_written_answers_for_the_whole_batch(tell: Told) -> None:

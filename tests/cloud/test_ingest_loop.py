@@ -10,8 +10,6 @@ from contextlib import contextmanager
 from datetime import datetime
 from pathlib import Path
 
-import pytest
-
 from edgecase_cloud import mqtt
 from edgecase_cloud.catalogue import Bundle, Event
 from edgecase_cloud.ingest import Ingest, Reply
@@ -50,7 +48,7 @@ class Troubled(Ingest):
 def serving(broker: Broker, parts: Services, ingest: Ingest, session: str) -> Iterator[mqtt.Link]:
     """The loop in a thread, ended at the end."""
     link = mqtt.Link(broker.host, broker.port, broker.ingest_context(), session)
-    worker = mqtt.Worker(ingest, link, make_durable=mqtt.trust_the_kernel)
+    worker = mqtt.Worker(ingest, link)
     stop = threading.Event()
     thread = threading.Thread(target=mqtt.run, args=(link, worker, mqtt.Poker(parts.catalogue, link), stop))
     thread.start()
@@ -220,20 +218,11 @@ def arrive(link: mqtt.Link) -> None:
     link.arrivals.put(mqtt.Arrival("edgecase/1/up/cam-1/offer", wire.encode(shot().offer), 1, 1, link.connection))
 
 
-def test_in_strict_mode_a_batch_is_on_the_disk_before_any_of_it_is_answered(parts: Services) -> None:
-    link = Recorded()
-    worker = mqtt.Worker(Ingest(parts), link, make_durable=lambda: link.order.append("on disk"))
-    for _ in range(3):
-        arrive(link)
-    assert worker.step(wait_s=0) == 3
-    assert link.order == ["on disk", "answer", "answer", "answer", "let go", "let go", "let go"]
-
-
 def test_what_could_not_be_answered_is_not_let_go_of(parts: Services) -> None:
     link = Recorded()
     link.works = False
     arrive(link)
-    assert mqtt.Worker(Ingest(parts), link, make_durable=mqtt.trust_the_kernel).step(wait_s=0) == 0
+    assert mqtt.Worker(Ingest(parts), link).step(wait_s=0) == 0
     assert "let go" not in link.order
 
 
@@ -242,11 +231,5 @@ def test_what_came_over_an_earlier_connection_is_left_to_the_broker(parts: Servi
     link = Recorded()
     arrive(link)
     link.connection += 1
-    assert mqtt.Worker(Ingest(parts), link, make_durable=mqtt.trust_the_kernel).step(wait_s=0) == 0
+    assert mqtt.Worker(Ingest(parts), link).step(wait_s=0) == 0
     assert link.order == []
-
-
-def test_syncfs_works_here(tmp_path: Path) -> None:
-    mqtt.sync_filesystem(tmp_path)()
-    with pytest.raises(FileNotFoundError):
-        mqtt.sync_filesystem(tmp_path / "nowhere")
