@@ -31,6 +31,7 @@ from edgecase_cloud.catalogue import (
 from edgecase_cloud.dataset_files import DatasetFolder
 from edgecase_cloud.errors import Unusable
 from edgecase_cloud.services import Services
+from edgecase_cloud.store import PART_BYTES
 
 AT_ONCE: Final = 200
 FRAME_ID: Final = re.compile(r"[0-9a-f]{32}")
@@ -227,9 +228,12 @@ def _remove_from_runs(parts: Services, names: AbstractSet[str]) -> None:
 def _remove_rows(parts: Services, number: int) -> int:
     """One helping of frames, objects first; how many."""
     with parts.catalogue.session() as session:
-        meant = sa.select(Frame.id, Frame.key).join(Forgotten, Forgotten.frame_id == Frame.id)
+        meant = sa.select(Frame.id, Frame.key, Frame.size_bytes).join(Forgotten, Forgotten.frame_id == Frame.id)
         rows = session.execute(meant.where(Forgotten.forgetting_id == number).limit(AT_ONCE)).all()
     ids = [row.id for row in rows]
+    for row in rows:
+        if row.size_bytes > PART_BYTES:
+            parts.store.give_up_parts(row.key)
     parts.store.delete([row.key for row in rows if row.key])
     with parts.catalogue.writing.begin() as session:
         session.execute(sa.delete(Standing).where(Standing.frame_id.in_(ids) | Standing.repeats.in_(ids)))

@@ -539,6 +539,8 @@ class Ingest:
         if row is None:
             if stored.frame_id in held.forgotten and is_key_of(stored.key, stored.device, stored.frame_id):
                 self._store.delete([stored.key])  # it was granted before, and is there now
+                if stored.parts is not msgspec.UNSET:
+                    self._store.give_up_parts(stored.key)
             return None
         if row.delivery is not Delivery.GRANTED or _conflict(row, stored):
             return None

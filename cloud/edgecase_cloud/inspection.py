@@ -17,23 +17,32 @@ from edgecase_cloud.store import NotFound, ObjectStore
 from edgecase_models import wire
 
 AT_ONCE: Final = 16
+_UNSEEN: Final = (ARRIVED, Frame.problem.is_(None))
 
 log = structlog.get_logger()
 
 
-def look_at_pictures(parts: Services, pictures: Decoder, at_most: int = AT_ONCE) -> int:
+def look_at_pictures(
+    parts: Services, pictures: Decoder, at_most: int = AT_ONCE, resting: set[str] | None = None
+) -> int:
     """Decode frames that nobody has decoded yet, in another process, and note what stands in the way; how many.
 
     A frame was acknowledged because its object is what was offered. That nothing can be made of it is no reason to lose it: it is
-    shown with the reason, behind all others, and put into no batch and no dataset. Raises `Unreachable` where the store is away.
+    shown with the reason, behind all others, and put into no batch and no dataset. Raises `StoreError` where the store does not give
+    one. That one is put into `resting`, which the caller keeps, and waits until all others were looked at.
     """
+    resting = set() if resting is None else resting
     unseen = sa.select(Frame.id, Frame.device_id, Frame.key, Frame.sha256, Frame.width_px, Frame.height_px)
     with parts.catalogue.session() as session:
-        rows = session.execute(unseen.where(ARRIVED, Frame.problem.is_(None)).limit(at_most)).all()
+        rows = session.execute(unseen.where(*_UNSEEN, Frame.id.not_in(resting)).limit(at_most)).all()
+    if not rows:
+        resting.clear()
     found: list[tuple[Any, str, bool]] = []
     try:
         for row in rows:
-            found.append((row, *_looked_at(parts.store, pictures, row)))  # noqa: PERF401 (those before one that raises count)
+            resting.add(row.id)
+            found.append((row, *_looked_at(parts.store, pictures, row)))
+            resting.discard(row.id)
     finally:  # where the store goes away, what was seen before is not looked at again
         if found:
             _note(parts.catalogue, found)
@@ -51,11 +60,11 @@ def _looked_at(store: ObjectStore, pictures: Decoder, row: Any) -> tuple[str, bo
 def _note(catalogue: Catalogue, found: Sequence[tuple[Any, str, bool]]) -> None:
     usable = [row.id for row, problem, _ in found if not problem]
     with catalogue.writing.begin() as session:
-        session.execute(sa.update(Frame).where(Frame.id.in_(usable)).values(problem=""))
+        session.execute(sa.update(Frame).where(Frame.id.in_(usable), *_UNSEEN).values(problem=""))
         for row, problem, broke in found:
             if not problem:
                 continue
-            session.execute(sa.update(Frame).where(Frame.id == row.id).values(problem=problem, place=LAST))
+            session.execute(sa.update(Frame).where(Frame.id == row.id, *_UNSEEN).values(problem=problem, place=LAST))
             session.execute(sa.delete(Standing).where(Standing.frame_id == row.id))
             if broke:
                 detail = {"device": row.device_id, "reason": problem}

@@ -144,9 +144,13 @@ class ObjectStore:
             return False
         return True
 
-    def give_up_parts(self, prefix: str, before: datetime) -> list[str]:
-        """Drop uploads in parts that were begun before then and never came to an end; their keys."""
-        stale = [(key, upload_id) for key, upload_id, begun_at in self._uploads(prefix) if begun_at < before]
+    def give_up_parts(self, prefix: str, before: datetime | None = None) -> list[str]:
+        """Drop uploads in parts that never came to an end, those that were begun before then or all; their keys."""
+        stale = [
+            (key, upload_id)
+            for key, upload_id, begun_at in self._uploads(prefix)
+            if before is None or begun_at < before
+        ]
         for key, upload_id in stale:
             self._give_up(key, upload_id)
         return [key for key, _ in stale]

@@ -25,6 +25,7 @@ class Upkeep:
     def __init__(self, services: Services) -> None:
         self._services = services
         self._applied = False
+        self._resting: set[str] = set()
 
     def step(self) -> bool:
         """Whether there may be more to do at once. Raises `StoreError` where the store is away."""
@@ -34,7 +35,7 @@ class Upkeep:
         for audit in forgetting.carry_out(self._services, wire.now):
             log.info("frames forgotten", **audit.detail)
         expired = retention.expire(self._services, wire.now())
-        looked_at = inspection.look_at_pictures(self._services, decoder())
+        looked_at = inspection.look_at_pictures(self._services, decoder(), resting=self._resting)
         return expired == retention.AT_ONCE or looked_at == inspection.AT_ONCE
 
 

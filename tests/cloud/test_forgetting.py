@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
+import secrets
 import shutil
 from collections.abc import Callable
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 import sqlalchemy as sa
 
@@ -35,6 +37,7 @@ from edgecase_cloud.training import write_mix
 from edgecase_models import wire
 from support import circle
 from support.cloud import NOW, Cloud, Shot, Told, edgecase_cloud, shot
+from support.s3 import LARGE, in_parts
 
 HOUR = timedelta(hours=1)
 
@@ -152,6 +155,23 @@ def test_an_upload_that_was_granted_before_is_removed_when_it_comes(tell: Told) 
     assert tell.parts.store.head(tell.row(foreign).key) is not None, "a device names no other frame's object"
     assert isinstance(tell(frame.stored(grant)), wire.Decline)
     assert tell.parts.store.head(grant.key) is None
+
+
+def test_of_an_upload_in_parts_nothing_is_left_either(tell: Told) -> None:
+    """Not of one that goes on when the order comes, and not of one that has come to its end on the device since."""
+    going_on, ended = (shot(content=secrets.token_bytes(64) + LARGE) for _ in range(2))
+    grants = [tell.granted(frame) for frame in (going_on, ended)]
+    done = in_parts(grants[1], ended.content)
+    store = tell.parts.store
+    for frame in (going_on, ended):
+        forgetting.order(tell.parts, Scope(frame_id=frame.id), NOW)
+    said = msgspec.structs.replace(ended.stored(grants[1]), parts=done)
+    forgetting.carry_out(tell.parts, lambda: NOW + HOUR)
+    assert store.give_up_parts("frames/") == []
+    again = store.parts(grants[1].key, len(ended.content))  # as if it had been granted in the moment between
+    assert isinstance(tell(said), wire.Decline)
+    assert store.give_up_parts("frames/") == []
+    assert again.upload_id != done.upload_id
 
 
 def test_a_stretch_of_time_holds_for_what_comes_later_and_for_nothing_beside_it(tell: Told) -> None:

@@ -6,7 +6,6 @@ import dataclasses
 import json
 import secrets
 import time
-import urllib.request
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -30,7 +29,7 @@ from edgecase_models.fingerprint import Fingerprint
 from support import circle
 from support.broker import free_port
 from support.cloud import NOW, Told, make_services, shot
-from support.s3 import S3Server, put
+from support.s3 import LARGE, S3Server, in_parts, put
 
 LATER = NOW + timedelta(minutes=1)
 
@@ -248,21 +247,6 @@ def test_a_frame_whose_object_is_not_there_is_granted_again_and_not_acknowledged
     assert isinstance(grant, wire.Grant)
     assert isinstance(tell(frame.stored(grant)), wire.Grant)
     assert tell.row(frame).delivery is Delivery.GRANTED
-
-
-def in_parts(grant: wire.Grant, content: bytes) -> wire.PartsDone:
-    """PUT each part as a device does."""
-    assert grant.parts is not msgspec.UNSET
-    etags = []
-    for number, url in enumerate(grant.parts.urls):
-        part = content[number * grant.parts.part_bytes :][: grant.parts.part_bytes]
-        request = urllib.request.Request(url, part, {"Content-Type": ""}, method="PUT")
-        with urllib.request.urlopen(request, timeout=20) as answer:
-            etags.append(answer.headers["ETag"])
-    return wire.PartsDone(grant.parts.upload_id, grant.parts.part_bytes, etags)
-
-
-LARGE = bytes(8_100_000)
 
 
 def test_a_large_frame_may_come_in_parts_and_is_acknowledged_once_its_bytes_were_read(tell: Told) -> None:

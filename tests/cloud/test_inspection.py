@@ -13,6 +13,7 @@ from edgecase_cloud.decoder_process import Seen
 from edgecase_cloud.decoding import Decoder, decoder
 from edgecase_cloud.inspection import look_at_pictures
 from edgecase_cloud.services import Services
+from edgecase_cloud.store import Unreachable
 from edgecase_cloud.web.app import create_app
 from edgecase_models import wire
 from support import circle
@@ -130,6 +131,35 @@ def test_a_lost_or_altered_object_is_said_and_holds_up_nothing(tell: Told) -> No
         altered.id: "the bytes in the object store are not those that the device announced",
         good.id: "",
     }
+
+
+def test_one_that_the_store_does_not_give_waits_for_the_others(tell: Told, monkeypatch: pytest.MonkeyPatch) -> None:
+    kept, others = frame(GOOD), [frame(circle.plain_jpeg(level)) for level in (30, 40)]
+    for each in (kept, *others):
+        tell.deliver(each)
+    plain = tell.parts.store.get
+
+    def get(key: str) -> bytes:
+        if tell.row(kept).key == key:
+            raise Unreachable("the store cannot serve it now: 500")
+        return plain(key)
+
+    monkeypatch.setattr(tell.parts.store, "get", get)
+    resting: set[str] = set()
+
+    def look() -> int:
+        return look_at_pictures(tell.parts, decoder(), resting=resting)
+
+    with pytest.raises(Unreachable):
+        look()
+    while look():
+        pass
+    assert [tell.row(each).problem for each in (kept, *others)] == [None, "", ""]
+    with pytest.raises(Unreachable):
+        look()
+    monkeypatch.undo()
+    assert (look(), look()) == (0, 1), "after the others its turn comes again"
+    assert tell.row(kept).problem == ""
 
 
 def test_looks_say_why_there_is_no_fingerprint(tell: Told) -> None:

@@ -20,13 +20,17 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
+import msgspec
 import pytest
 
 from edgecase_cloud import processes, weed
 from edgecase_cloud.store import ObjectStore, PutGrant, StoreError
+from edgecase_models import wire
 from support.wait import until
 
 HOST = "127.0.0.1"
+LARGE = bytes(8_100_000)
+"""More than goes in one part."""
 
 
 def put(grant: PutGrant, content: bytes, **headers: str) -> tuple[int, str]:
@@ -37,6 +41,18 @@ def put(grant: PutGrant, content: bytes, **headers: str) -> tuple[int, str]:
             return answer.status, ""
     except urllib.error.HTTPError as error:
         return error.code, error.read().decode(errors="replace")
+
+
+def in_parts(grant: wire.Grant, content: bytes) -> wire.PartsDone:
+    """PUT each part as a device does."""
+    assert grant.parts is not msgspec.UNSET
+    etags = []
+    for number, url in enumerate(grant.parts.urls):
+        part = content[number * grant.parts.part_bytes :][: grant.parts.part_bytes]
+        request = urllib.request.Request(url, part, {"Content-Type": ""}, method="PUT")
+        with urllib.request.urlopen(request, timeout=20) as answer:
+            etags.append(answer.headers["ETag"])
+    return wire.PartsDone(grant.parts.upload_id, grant.parts.part_bytes, etags)
 
 
 def anonymous(url: str, method: str = "GET", content: bytes | None = None) -> int:
