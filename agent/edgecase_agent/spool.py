@@ -37,6 +37,7 @@ __all__ = ["MOVES", "Damaged", "Entry", "Event", "Look", "Put", "PutResult", "Sp
 
 MAX_FRAME_BYTES: Final = 64_000_000
 KEEP_PER_TRIGGER: Final = 10
+_ENDED_LEFT: Final = 16
 
 
 class DiskFull(Exception):
@@ -74,7 +75,8 @@ class Spool:
     """A folder with `spool.db`, `frames/<frame id>.jpg` and `aside/`, shared by the process that puts and the one that sends.
 
     Order of a put: write `.part`, fsync, rename, fsync the folder, insert the row (WAL, synchronous=FULL). So a row always has its
-    whole file. At an end the row is written first and the file removed after; a start removes what a kill left between the two.
+    whole file. At an end the row is written first and the file removed after; a start removes what a kill left between the two. The row
+    itself goes once that removal is synced: a power cut may bring a file back, and without its row it would count as another frame.
     How far a frame is on its way is not synced: what a power cut forgets of that, the cloud is asked again.
     A file tells of itself what its row does, and each has a checksum: a damaged row, or a database that is gone, costs no frame. Whoever
     finds such damage ends with `durable.StorageFailed`, and the next start builds the database anew (`spool_mend`).
@@ -102,7 +104,7 @@ class Spool:
         self._ballast_bytes = ballast_bytes
         self._lock = threading.RLock()
         self._owed: dict[str, int] = {}  # counts that the next transaction writes
-        self._ended: list[str] = []  # rows that the next transaction deletes
+        self._ended: list[str] = []  # rows of frames whose file is removed: they go many at a time
         try:
             for inner in (spool_mend.FRAMES, spool_mend.ASIDE):
                 (folder / inner).mkdir(parents=True, exist_ok=True)
@@ -153,7 +155,7 @@ class Spool:
         disk does not confirm a write.
         """
         _check(jpeg, meta)
-        with self._lock:
+        with self._reading():
             if self._known(meta.frame_id):
                 return PutResult(Put.KEPT, "it was kept before")
             displaced: tuple[str, ...] = ()
@@ -362,7 +364,7 @@ class Spool:
         """Make what is owed durable."""
         with self._lock:
             if self._owed or self._ended:
-                with self._transaction():
+                with self._transaction(at_most_left=0):
                     pass
 
     # ---- the accounts ------------------------------------------------------------------------------------------
@@ -446,15 +448,17 @@ class Spool:
                 raise self._failed(error) from error
 
     @contextmanager
-    def _transaction(self, *, synced: bool = True) -> Iterator[sqlite3.Connection]:
+    def _transaction(self, *, synced: bool = True, at_most_left: int = _ENDED_LEFT) -> Iterator[sqlite3.Connection]:
         """One durable transaction, which also writes what is owed; `DiskFull` or `StorageFailed` where it cannot be.
+
+        Where rows of more than `at_most_left` ended frames wait to go, they go.
 
         One that is not `synced` outlives the process at once, and a power cut with the next that is. Order is kept: no later one survives
         without it (WAL with synchronous=NORMAL).
         """
         with self._lock:
             db = self._connection
-            owed, ended = self._owed, tuple(self._ended)
+            owed, ended, waiting = self._owed, self._removed(at_most_left), len(self._ended)
             try:
                 db.execute(f"PRAGMA synchronous = {'FULL' if synced else 'NORMAL'}")
                 db.execute("BEGIN IMMEDIATE")
@@ -465,7 +469,7 @@ class Spool:
                 yield db
                 db.execute("COMMIT")
             except BaseException as error:
-                del self._ended[len(ended) :]
+                del self._ended[waiting:]
                 with suppress(sqlite3.Error):
                     db.execute("ROLLBACK")
                 if isinstance(error, DATABASE_FAULTS):
@@ -473,6 +477,16 @@ class Spool:
                 raise
             self._owed = {}
             del self._ended[: len(ended)]
+
+    def _removed(self, at_most_left: int) -> tuple[str, ...]:
+        """The ended frames whose rows go now, where there are more than that: the disk has the removal of their files."""
+        if len(self._ended) <= at_most_left:
+            return ()
+        try:
+            durable.sync_folder(self._folder / spool_mend.FRAMES)
+        except OSError:  # a full disk: later
+            return ()
+        return tuple(self._ended)
 
     def _opened(self) -> sqlite3.Connection:
         path = self._folder / spool_mend.DATABASE

@@ -20,6 +20,7 @@ from edgecase_models.boxes import iou_matrix
 from edgecase_models.calibration import MAX_KNOTS, MAX_OFFSET, CalibrationError, CalibrationTable
 from edgecase_models.detections import Detections, DetectionsError
 from edgecase_models.detector import Detector, DetectorError, Rgb, Runtime, Thresholds
+from edgecase_models.keys import check_keys
 
 FORMAT: Final = "edgecase-bundle/1"
 MANIFEST, MODEL, GOLDEN = "manifest.json", "model.onnx", "golden.npz"
@@ -348,7 +349,8 @@ def _read(tar: tarfile.TarFile, info: tarfile.TarInfo, limit_bytes: int, path: P
 def _manifest(text: bytes, path: Path) -> Manifest:
     try:
         manifest = msgspec.json.decode(text, type=Manifest)
-    except (msgspec.MsgspecError, RecursionError, UnicodeDecodeError) as error:
+        check_keys(text)
+    except (msgspec.MsgspecError, RecursionError, ValueError) as error:
         raise BundleError(f"bundle {path}: manifest cannot be read: {error}") from error
     if manifest.format != FORMAT:
         raise BundleError(f"bundle {path}: format {manifest.format!r}; this version reads {FORMAT}")

@@ -27,6 +27,7 @@ from pydantic import (
 from pydantic.fields import FieldInfo
 
 from edgecase_models.config import ConfigError, first_fault, make_absolute, read_toml
+from edgecase_models.keys import check_keys
 from edgecase_models.strategy import Strategy, Trigger
 
 __all__ = [
@@ -425,7 +426,8 @@ class Policy(Section):
             raise PolicyError(f"policy: {len(payload):,} bytes, more than {MAX_POLICY_BYTES:,}")
         try:
             content = msgspec.json.decode(payload)
-        except (msgspec.MsgspecError, RecursionError, UnicodeDecodeError) as error:
+            check_keys(payload)
+        except (msgspec.MsgspecError, RecursionError, ValueError) as error:
             raise PolicyError(f"policy: not valid JSON: {error}") from error
         return _validated(content, "policy")
 

@@ -13,6 +13,7 @@ from msgspec import UNSET, Meta, UnsetType
 from numpy.typing import NDArray
 
 from edgecase_models.detections import Detections, DetectionsError
+from edgecase_models.keys import check_keys
 
 VERSION: Final = 1
 ROOT: Final = f"edgecase/{VERSION}"
@@ -388,7 +389,8 @@ def _decode(decoder: msgspec.json.Decoder[T], payload: bytes) -> T:
         raise WireError(f"message of {len(payload)} bytes exceeds {MAX_PAYLOAD_BYTES}")
     try:
         message = decoder.decode(payload)
-    except (msgspec.MsgspecError, RecursionError, UnicodeDecodeError) as error:
+        check_keys(payload)
+    except (msgspec.MsgspecError, RecursionError, ValueError) as error:
         raise WireError(f"message cannot be read: {error}") from error
     version = getattr(message, "v", None)
     if version != VERSION:

@@ -119,6 +119,12 @@ def test_a_wrong_manifest_is_refused(tmp_path: Path, bundle: Bundle, change: dic
         Bundle.open(rewrite(bundle, tmp_path / "wrong.tar", {MANIFEST: text}))
 
 
+def test_a_manifest_that_says_a_key_twice_is_refused(tmp_path: Path, bundle: Bundle) -> None:
+    text = json.dumps(manifest_of(bundle)).replace('"name":', '"name": "other", "name":', 1)
+    with pytest.raises(BundleError, match="manifest cannot be read: key 'name' occurs twice"):
+        Bundle.open(rewrite(bundle, tmp_path / "twice.tar", {MANIFEST: text.encode()}))
+
+
 def test_unknown_manifest_fields_are_for_later_versions(tmp_path: Path, bundle: Bundle) -> None:
     text = json.dumps(manifest_of(bundle) | {"colour_space": "bt709"}).encode()
     assert Bundle.open(rewrite(bundle, tmp_path / "later.tar", {MANIFEST: text})).manifest.name == "tiny"

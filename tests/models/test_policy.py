@@ -238,7 +238,17 @@ def test_a_policy_too_long_to_travel_is_refused_wherever_it_comes_from(tmp_path:
 
 
 @pytest.mark.parametrize(
-    "payload", [b"", b"null", b"[]", b"[" * 50_000, b'{"selection":' * 7000, b"\xff", b'{"selection":{"gap_s":NaN}}']
+    "payload",
+    [
+        b"",
+        b"null",
+        b"[]",
+        b"[" * 50_000,
+        b'{"selection":' * 7000,
+        b"\xff",
+        b'{"selection":{"gap_s":NaN}}',
+        b'{"name":"a","name":"b"}',
+    ],
 )
 def test_hostile_payloads_are_refused(payload: bytes) -> None:
     with pytest.raises(PolicyError) as caught:

@@ -2,6 +2,7 @@
 
 import contextlib
 import json
+from collections.abc import Callable
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -250,6 +251,20 @@ def test_hostile_payloads_are_refused(payload: bytes) -> None:
     for read in (wire.decode_up, wire.decode_down):
         with pytest.raises(wire.WireError):
             read(payload)
+
+
+@pytest.mark.parametrize(
+    ("read", "payload"),
+    [
+        (wire.decode_up, wire.encode(offer()).replace(b'"sha256":', b'"sha256":"' + b"b" * 64 + b'","sha256":')),
+        (wire.decode_up, wire.encode(offer()).replace(b'"threshold":', b'"threshold":0.1,"threshold":')),
+        (wire.decode_up, wire.encode(offer())[:-1] + b',"later":{"a":1,"a":2}}'),
+        (wire.decode_down, b'{"type":"ack","v":1,"frame_id":"%b","frame_id":"%b","sha256":"%b"}' % (b"a" * 32, b"b" * 32, b"c" * 64)),
+    ],
+)  # fmt: skip
+def test_a_message_that_says_the_same_key_twice_is_refused(read: Callable[[bytes], object], payload: bytes) -> None:
+    with pytest.raises(wire.WireError, match=r"key '\w+' occurs twice"):
+        read(payload)
 
 
 @settings(max_examples=150)

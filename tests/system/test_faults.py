@@ -14,12 +14,13 @@ import pytest
 from PIL import Image
 
 from bench.faults.account import Account
-from bench.faults.disks import NoDisk
 from bench.faults.lines import LINES, Line
 from bench.faults.proxy import Proxy, Weather, running
 from bench.faults.site import a_cloud
 from bench.faults.writer import unique_jpeg
+from edgecase_cloud import durable
 from support.cloud import Cloud
+from support.disks import NoDisk, on_disk
 from support.wait import until
 
 QUICK = {"late-messages"}
@@ -47,6 +48,22 @@ def test_whatever_happens_every_promised_frame_is_accounted_for(
         pytest.skip(str(reason))
     assert [(row.name, row.value, row.unit) for row in rows if row.bar == 0 and not row.ok] == []
     assert line.name.endswith("speed") or any(row.bar == 0 for row in rows)
+
+
+def test_a_power_cut_takes_what_was_not_synced_and_nothing_else(tmp_path: Path) -> None:
+    try:
+        with on_disk(tmp_path / "mounted", tmp_path / "disk.img", 48 << 20) as disk:
+            synced, not_synced = disk.folder / "synced", disk.folder / "not-synced"
+            durable.write(synced, b"here" * 1000)
+            not_synced.write_bytes(b"gone" * 1000)
+            disk.cut()
+            with pytest.raises(OSError, match="Input/output error"):
+                synced.write_bytes(b"too late")
+            disk.come_back()
+            assert synced.read_bytes() == b"here" * 1000
+            assert not not_synced.exists() or not_synced.read_bytes() == b""
+    except NoDisk as reason:
+        pytest.skip(str(reason))
 
 
 def test_an_account_names_what_is_wrong_and_counts_all_of_it() -> None:

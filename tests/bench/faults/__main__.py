@@ -12,10 +12,10 @@ import time
 import traceback
 from collections.abc import Iterator
 
-from bench.faults.disks import NoDisk
 from bench.faults.lines import LINES, Line
 from bench.faults.site import a_cloud, a_folder
 from bench.report import Report, Row
+from support.disks import NoDisk
 
 
 def run(line: Line, scale: float) -> Iterator[Row]:

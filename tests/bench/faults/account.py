@@ -18,7 +18,6 @@ from edgecase_cloud.catalogue import Delivery, Frame
 from edgecase_cloud.services import Services
 
 ALL = 10**9
-LET_GO = frozenset({"evicted", "rejected", "declined"})
 
 
 @dataclass(frozen=True)
@@ -30,7 +29,7 @@ class Account:
     duplicated: tuple[str, ...] = ()
     wrong: tuple[str, ...] = ()
     unbalanced: tuple[str, ...] = ()
-    given_up: int = 0  # counted and reported: evicted, declined, rejected, or lost on a disk that was damaged
+    given_up: int = 0  # counted and reported: evicted where there was no room, or lost on a disk that was damaged
 
     @property
     def faults(self) -> int:
@@ -55,8 +54,13 @@ def delivered(devices: Sequence[Device], within_s: float) -> None:
         device.until(lambda device=device: device.balance().spooled == 0, within_s, "its spool to be empty")
 
 
-def account(parts: Services, devices: Sequence[Device], *, damaged: bool = False) -> Account:
-    """Nothing of the devices runs any more. `damaged`: a frame that its spool counts as lost on its own disk is accounted for."""
+def account(parts: Services, devices: Sequence[Device], *, damaged: bool = False, out_of_room: bool = False) -> Account:
+    """Nothing of the devices runs any more. A frame that its spool has let go of is accounted for only where there was a reason.
+
+    `out_of_room`: it may have been evicted; `damaged`: it may be counted as lost on the device's own disk. A cloud that declines or
+    rejects frames of the bench is at fault.
+    """
+    reasons = {kind for kind, given in (("evicted", out_of_room), ("lost_local", damaged)) if given}
     lost: list[str] = []
     duplicated: list[str] = []
     wrong: list[str] = []
@@ -82,7 +86,7 @@ def account(parts: Services, devices: Sequence[Device], *, damaged: bool = False
         ]
         waiting, spoiled, ended = _in_spool(device)
         wrong += spoiled
-        let_go = {frame_id for frame_id, kind in ended.items() if kind in LET_GO or (damaged and kind == "lost_local")}
+        let_go = {frame_id for frame_id, kind in ended.items() if kind in reasons}
         given_up += len(let_go & kept.keys() - arrived.keys())
         lost += [
             frame_id

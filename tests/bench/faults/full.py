@@ -8,10 +8,10 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from bench.faults.account import account, delivered
-from bench.faults.disks import fill, in_memory
 from bench.faults.site import PARTS, Load, a_cloud, a_device
 from bench.report import Row
 from support.cloud import Cloud
+from support.disks import fill, in_memory
 
 FILLS, CLOUD_FILLS = 40, 5
 DISK_BYTES, CLOUD_DISK_BYTES = 12 << 20, 512 << 20
@@ -54,7 +54,7 @@ def full(cloud: Cloud, folder: Path, scale: float, say: Callable[[str], None]) -
         delivered([device], 60 + 60 * scale)
         device.stop()
         said = {promise.outcome for promise in device.promised()}
-        result = account(cloud.services(), [device])
+        result = account(cloud.services(), [device], out_of_room=True)
     say(f"what put said: {', '.join(sorted(said))}")
     yield result.row(f"disk full {fills} times")
     yield Row("disk full: halves of the device that ended by it", ends, "", bar=0, at_most=True)

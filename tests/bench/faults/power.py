@@ -1,4 +1,4 @@
-"""Power cuts: a disk image is copied while nobody who writes to it runs, and life goes on with the copy."""
+"""Power cuts: a disk takes nothing more from one moment on, its users end, and life goes on with what is on it."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from bench.faults.account import account, delivered
-from bench.faults.disks import on_disk
 from bench.faults.site import Device, Load, a_cloud, a_device
 from bench.report import Row
 from support.cloud import Cloud
+from support.disks import on_disk
 
 DEVICE_CUTS, CLOUD_CUTS = 50, 10
 _READY_WITHIN_S = 5.0
@@ -36,9 +36,9 @@ def device_cuts(cloud: Cloud, folder: Path, scale: float, say: Callable[[str], N
             device.captured(chance.randint(5, 30))
             time.sleep(chance.uniform(0, 0.05))
             device.freeze()
-            copy = disk.cut()
+            disk.cut()
             device.kill("writer"), device.kill("uplink")
-            disk.replace(copy)
+            disk.come_back()
             broken += _integrity(device)
             began_s = time.monotonic()
             device.start()
@@ -85,11 +85,11 @@ def cloud_cuts(_: None, folder: Path, scale: float, say: Callable[[str], None]) 
             pids = list(cloud.endpoints.pids.values())
             for pid in pids:
                 os.kill(pid, signal.SIGSTOP)
-            copy = disk.cut()
+            disk.cut()
             for pid in reversed(pids):
                 os.kill(pid, signal.SIGKILL)
             cloud.kill()
-            disk.replace(copy)
+            disk.come_back()
             cloud.start()
             say(f"{number + 1} of {cuts} cuts, {device.balance().acknowledged:,} frames acknowledged")
         device.stop("writer")

@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import os
 import shutil
+import struct
 import subprocess
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+
+_SHUTDOWN = 0x8004587D  # EXT4_IOC_SHUTDOWN
+_WITHOUT_LOG = 2  # EXT4_GOING_FLAGS_NOLOGFLUSH
 
 
 class NoDisk(RuntimeError):
@@ -46,16 +51,20 @@ class Disk:
     image: Path
     folder: Path
 
-    def cut(self) -> Path:
-        """The disk as it is at this moment, as another file: what its users have not synced is not on it."""
-        copy = self.image.with_suffix(".cut")
-        subprocess.run(["cp", "--sparse=always", self.image, copy], check=True)
-        return copy
+    def cut(self) -> None:
+        """The power fails: at once nothing reaches the disk any more. What its users have not synced may be on it or not, as it came.
 
-    def replace(self, copy: Path) -> None:
-        """After its users have ended: go on with `copy` in place of what is mounted."""
-        _unmount(self.folder)
-        copy.replace(self.image)
+        A copy of the image would not do: while it is made the kernel goes on writing, and it may hold what never was at one moment.
+        """
+        descriptor = os.open(self.folder, os.O_RDONLY | os.O_DIRECTORY)
+        try:
+            fcntl.ioctl(descriptor, _SHUTDOWN, struct.pack("I", _WITHOUT_LOG))
+        finally:
+            os.close(descriptor)
+
+    def come_back(self) -> None:
+        """The power is back, and all that used the disk has ended: as the cut left it, its journal replayed."""
+        subprocess.run(["umount", self.folder], check=True)
         _mount("-o", "loop", self.image, self.folder)
 
 
