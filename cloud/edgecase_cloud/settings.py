@@ -132,6 +132,8 @@ def load(data: Path, **given: Any) -> CloudSettings:
         raise SettingsError(str(error)) from error
     except (OSError, ValueError, RuntimeError) as error:  # a path that cannot be one, a home folder that is none
         raise SettingsError(f"{data / FILE_NAME} cannot be read: {error}") from error
+    if "data" in written:
+        raise SettingsError(f'"data" in {FILE_NAME}: the data folder is the one that the file lies in; leave it out')
     over = _environment(os.environ) | {name: value for name, value in given.items() if value is not None}
     try:
         return CloudSettings(**{**written, **over, "data": folder})

@@ -166,6 +166,24 @@ def test_what_cannot_be_read_is_dropped_counted_and_harms_nothing(broker: Broker
     cloud.leave()
 
 
+def test_what_the_broker_kept_of_strangers_or_of_former_days_is_dropped_when_the_device_comes(broker: Broker) -> None:
+    """Retained on its own topics: garbage, and an answer to a frame that it does not know."""
+    cloud, old = broker.ingest_client(), an_ack()
+    kept = {"edgecase/1/down/link-12/ack": wire.encode(old), "edgecase/1/down/link-12/grant": b"\xff" * 50_000}
+    for topic, payload in kept.items():
+        cloud.send(topic, payload, retain=True)
+    try:
+        with linked(broker, "link-12") as link:
+            assert until(link.receive, what="the answer of former days") == old
+            cloud.send("edgecase/1/down/link-12/ack", wire.encode(new := an_ack()))
+            assert until(link.receive, what="the next message") == new
+            assert link.dropped == 1
+    finally:
+        for topic in kept:
+            cloud.send(topic, b"", retain=True)
+        cloud.leave()
+
+
 def test_a_fault_in_a_callback_reaches_the_loop_instead_of_ending_the_thread_unseen(broker: Broker) -> None:
     cloud = broker.ingest_client()
     woken = threading.Event()

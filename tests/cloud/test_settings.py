@@ -40,6 +40,7 @@ def test_without_a_file_everything_has_its_default(tmp_path: Path) -> None:
         ("zzz = 1\nyyy = 2", 'unknown key "zzz" in cloud.toml (and 1 more)'),
         ("web_port = 70000", '"web_port" in cloud.toml: input should be less than or equal to 65535, not 70000'),
         ("durability = 'maybe'", "\"durability\" in cloud.toml: input should be 'normal' or 'strict', not 'maybe'"),
+        ("data = '/elsewhere'", "the data folder is the one that the file lies in"),
         ("host = '0.0.0.0'", "'0.0.0.0' is not a loopback address"),
         ("host = 'example.org'", "'example.org' is not a loopback address"),
         ("a\tb", "cloud.toml: not valid TOML"),

@@ -6,6 +6,7 @@ import base64
 import hashlib
 import json
 import socket
+import time
 import urllib.request
 from collections.abc import Iterable, Iterator
 from datetime import UTC, datetime, timedelta
@@ -60,6 +61,14 @@ def test_a_grant_is_for_exactly_these_bytes(store: ObjectStore, content: bytes, 
     grant = store.presign_put("grant/exact.jpg", len(CONTENT), SHA256)
     assert put(grant, content, **changed)[0] in {400, 403}
     assert store.head("grant/exact.jpg") is None
+
+
+def test_a_grant_ends(store: ObjectStore) -> None:
+    """The device takes a 403 for the end of its grant, and asks for another (`transfer.meaning_of`)."""
+    grant = store.presign_put("grant/late.jpg", len(CONTENT), SHA256, expires_s=1)
+    time.sleep(2.1)
+    assert put(grant, CONTENT)[0] == 403
+    assert store.head("grant/late.jpg") is None
 
 
 def test_a_grant_is_for_exactly_this_key(store: ObjectStore) -> None:

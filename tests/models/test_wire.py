@@ -228,10 +228,32 @@ def test_an_offer_out_of_bounds_is_refused(change: dict) -> None:
 
 
 @pytest.mark.parametrize("number", ["NaN", "Infinity", "1e309", "-1e309"])
-def test_numbers_that_are_none_are_refused(number: str) -> None:
-    payload = wire.encode(offer()).replace(b'"score":0.75,"reasons"', f'"score":{number},"reasons"'.encode())
+@pytest.mark.parametrize("place", ['"score":0.75', "10.0", '"threshold":0.5'])
+def test_numbers_that_are_none_are_refused(number: str, place: str) -> None:
+    plain = wire.encode(offer()).decode()
+    assert place in plain
+    wrong = plain.replace(place, f"{place.rpartition(':')[0]}{':' if ':' in place else ''}{number}", 1)
     with pytest.raises(wire.WireError):
-        wire.decode_up(payload)
+        wire.decode_up(wrong.encode())
+
+
+@pytest.mark.parametrize("number", [301, 10_000])
+def test_more_boxes_than_a_message_may_have_are_refused(number: int) -> None:
+    plain = json.loads(wire.encode(offer()))
+    with pytest.raises(wire.WireError):
+        wire.decode_up(json.dumps(plain | {"boxes": [[0, 0.5, 1, 1, 9, 9]] * number}, separators=(",", ":")).encode())
+
+
+@pytest.mark.parametrize(
+    "name", ["", "../x", "site/cam+1", "cam\x001", "\u202ecam", "c" * 65, "c" * 300, "Cam-1", "cam 1", "#", "cam-1\n"]
+)
+def test_a_name_that_could_mean_something_else_is_no_device_and_no_frame(name: str) -> None:
+    plain = json.loads(wire.encode(offer()))
+    for key in ("device", "frame_id"):
+        with pytest.raises(wire.WireError):
+            wire.decode_up(json.dumps(plain | {key: name}).encode())
+    with pytest.raises(wire.WireError):
+        wire.up_topic(name, wire.Offer)
 
 
 @pytest.mark.parametrize(

@@ -12,6 +12,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+from support.wait import until
+
 _SHUTDOWN = 0x8004587D  # EXT4_IOC_SHUTDOWN
 _WITHOUT_LOG = 2  # EXT4_GOING_FLAGS_NOLOGFLUSH
 
@@ -28,8 +30,12 @@ def _mount(*arguments: str | Path) -> None:
         raise NoDisk(f"no disk can be mounted here: {done.stderr.decode().strip()}")
 
 
+def _unmounted(folder: Path) -> bool:
+    return subprocess.run(["umount", folder], capture_output=True, check=False).returncode == 0
+
+
 def _unmount(folder: Path) -> None:
-    if subprocess.run(["umount", folder], capture_output=True, check=False).returncode:
+    if not _unmounted(folder):
         subprocess.run(["umount", "-l", folder], check=False)
 
 
@@ -64,7 +70,7 @@ class Disk:
 
     def come_back(self) -> None:
         """The power is back, and all that used the disk has ended: as the cut left it, its journal replayed."""
-        subprocess.run(["umount", self.folder], check=True)
+        until(lambda: _unmounted(self.folder), within_s=20, what=f"{self.folder} to be let go of")
         _mount("-o", "loop", self.image, self.folder)
 
 

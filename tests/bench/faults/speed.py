@@ -32,12 +32,12 @@ FLAT, RATIO = 1.25, 0.7
 def put(_: None, folder: Path, scale: float, say: Callable[[str], None]) -> Iterator[Row]:
     """Puts into an empty spool and into a full one, in turns, so that whatever else the disk does befalls both.
 
-    The full one holds small frames, which take as many rows and files as large ones; only what is measured is synced.
+    The full one holds small frames, which take as many rows and files as large ones; of those, no file is synced.
     """
     waiting, puts = max(1000, round(SPOOLED * scale)), max(50, round(PUTS * scale))
     took_ms: dict[str, list[float]] = {"empty": [], "full": []}
     with Spool(folder / "empty", ALL, putting=True) as empty, Spool(folder / "full", 10 * ALL, putting=True) as full:
-        with _nothing_synced(full):
+        with _no_file_synced():
             for number in range(waiting):
                 assert full.put(unique_jpeg(FILLER_BYTES), describe(0.5)).outcome is Put.KEPT
                 if number % 10_000 == 9_999:
@@ -59,15 +59,13 @@ def put(_: None, folder: Path, scale: float, say: Callable[[str], None]) -> Iter
 
 
 @contextmanager
-def _nothing_synced(spool: Spool) -> Iterator[None]:
+def _no_file_synced() -> Iterator[None]:
     synced = os.fsync
     os.fsync = lambda _descriptor: None  # type: ignore[assignment]
-    spool._connection.execute("PRAGMA synchronous = OFF")
     try:
         yield
     finally:
         os.fsync = synced
-        spool._connection.execute("PRAGMA synchronous = FULL")
 
 
 def deliver(cloud: Cloud, folder: Path, scale: float, say: Callable[[str], None]) -> Iterator[Row]:
