@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import fcntl
+import gc
 import os
 import shutil
 import struct
@@ -70,6 +71,7 @@ class Disk:
 
     def come_back(self) -> None:
         """The power is back, and all that used the disk has ended: as the cut left it, its journal replayed."""
+        gc.collect()  # databases that this process has opened and forgotten
         until(lambda: _unmounted(self.folder), within_s=20, what=f"{self.folder} to be let go of")
         _mount("-o", "loop", self.image, self.folder)
 
