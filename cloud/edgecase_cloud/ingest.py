@@ -39,7 +39,7 @@ from edgecase_cloud.label_queue import look_of
 from edgecase_cloud.pool import AUDIT
 from edgecase_cloud.repeats import Likeness
 from edgecase_cloud.services import Services
-from edgecase_cloud.store import PART_BYTES, ObjectInfo, StoreError, Unreachable
+from edgecase_cloud.store import PART_BYTES, ObjectInfo, Unreachable
 from edgecase_models import wire
 from edgecase_models.fingerprint import Fingerprint
 from edgecase_models.wire import WireError
@@ -547,19 +547,13 @@ class Ingest:
         found = self._store.head(row.key)
         if found is None and stored.parts is not msgspec.UNSET and self._store.put_together(row.key, stored.parts):
             found = self._store.head(row.key)
-        if found is None or self._began_at <= found.modified_at <= wire.now() or self._is_whole(row):
+        if found is None or self._began_at <= found.modified_at <= wire.now():
+            return found
+        if self._store.holds(row.key, row.size_bytes, row.sha256):
             return found
         self._store.delete([row.key])  # it says so where the store is away; else the device puts it again
         log.warning("object put again", frame_id=row.id, reason="what the store has under its key is not what was put")
         return None
-
-    def _is_whole(self, row: Frame) -> bool:
-        """Whether the store can give what was offered; a power cut may have taken the bytes and left the entry."""
-        try:
-            content = self._store.get(row.key)
-        except StoreError:
-            return False
-        return (len(content), hashlib.sha256(content).hexdigest()) == (row.size_bytes, row.sha256)
 
     def _stored(self, held: _Held, stored: wire.Stored, found: ObjectInfo | None, now: datetime) -> Outcome:
         row = held.frames.get(stored.frame_id)

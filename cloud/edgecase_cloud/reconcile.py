@@ -11,7 +11,7 @@ from typing import Any, Final
 import sqlalchemy as sa
 from sqlalchemy.orm import Session
 
-from edgecase_cloud import clocks, dataset_files, datasets
+from edgecase_cloud import clocks, dataset_files, datasets, durable
 from edgecase_cloud.catalogue import ADOPTED, Delivery, Device, Event, Forgotten, Frame, Review
 from edgecase_cloud.dataset_files import DatasetFolder
 from edgecase_cloud.decoding import decoder
@@ -99,6 +99,7 @@ def repair(parts: Services, found: Reconciliation, now: datetime) -> Repaired:
     device offers it again, but a person can label it.
     """
     done = Repaired()
+    durable.sync_filesystem(parts.settings.data)()  # a row says that a frame is here when the disk has it
     for frame_id in found.waiting:
         _acknowledge(parts, frame_id, now, done)
     copies = _copies(parts) if found.lost else {}
@@ -120,9 +121,8 @@ def repair(parts: Services, found: Reconciliation, now: datetime) -> Repaired:
 def _acknowledge(parts: Services, frame_id: str, now: datetime, done: Repaired) -> None:
     with parts.catalogue.session() as session:
         row = session.get_one(Frame, frame_id)
-    held = parts.store.head(row.key)
-    if held is None or (held.size_bytes, held.sha256) != (row.size_bytes, row.sha256):
-        done.left[frame_id] = "the object is not what was offered; its device's next word makes it an incident"
+    if parts.store.head(row.key) is None or not parts.store.holds(row.key, row.size_bytes, row.sha256):
+        done.left[frame_id] = "the object is not what was offered, or cannot be read; its device's next word decides"
         return
     with parts.catalogue.writing.begin() as session:
         row = session.get_one(Frame, frame_id)

@@ -236,6 +236,14 @@ class ObjectStore:
                 content = self._client.get_object(Bucket=self.bucket, Key=key)["Body"].read()
             return content
 
+    def holds(self, key: str, size_bytes: int, sha256: str) -> bool:
+        """Whether these bytes can be read from under `key`. A power cut may leave an entry, of which `head` tells, without them."""
+        try:
+            content = self.get(key)
+        except StoreError:
+            return False
+        return (len(content), hashlib.sha256(content).hexdigest()) == (size_bytes, sha256)
+
     def _sha256(self, key: str) -> str:
         digest = hashlib.sha256()
         with _translated(key):

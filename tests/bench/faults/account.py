@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 from collections import Counter
 from collections.abc import Sequence
@@ -16,6 +17,7 @@ from bench.report import Row
 from edgecase_agent.spool import Damaged, Put, Spool
 from edgecase_cloud.catalogue import Delivery, Frame
 from edgecase_cloud.services import Services
+from edgecase_cloud.store import StoreError
 
 ALL = 10**9
 
@@ -71,9 +73,7 @@ def account(parts: Services, devices: Sequence[Device], *, damaged: bool = False
         frames += len(kept)
         rows = _rows(parts, device.name)
         arrived = {row.id: row for row in rows if row.delivery is Delivery.ACKNOWLEDGED}
-        stored = {
-            key: hashlib.sha256(parts.store.get(key)).hexdigest() for key in parts.store.keys(f"frames/{device.name}/")
-        }
+        stored = _objects(parts, device.name)
         by_id = Counter(PurePosixPath(key).stem for key in stored)
         by_bytes = Counter(row.sha256 for row in arrived.values())
         duplicated += [frame_id for frame_id, count in by_id.items() if count > 1]
@@ -103,6 +103,15 @@ def account(parts: Services, devices: Sequence[Device], *, damaged: bool = False
         elif balance.kept < len(kept):
             unbalanced.append(f"{device.name} counts {balance.kept} kept frames and promised {len(kept)}")
     return Account(frames, tuple(lost), tuple(duplicated), tuple(wrong), tuple(unbalanced), given_up)
+
+
+def _objects(parts: Services, device: str) -> dict[str, str]:
+    """The sha256 of every object of a device that can be read, by key."""
+    found = {}
+    for key in parts.store.keys(f"frames/{device}/"):
+        with contextlib.suppress(StoreError):  # an entry without bytes is no object
+            found[key] = hashlib.sha256(parts.store.get(key)).hexdigest()
+    return found
 
 
 def _rows(parts: Services, device: str) -> Sequence[Frame]:
