@@ -18,6 +18,7 @@ from pydantic import (
     AwareDatetime,
     BaseModel,
     ConfigDict,
+    FailFast,
     Field,
     ValidationError,
     field_validator,
@@ -210,7 +211,7 @@ class SelectionPolicy(Section):
     """Which frames are worth a label."""
 
     strategy: Strategy = Field(default=Strategy.EDE, description="What makes a frame doubtful.")
-    triggers: tuple[Trigger, ...] = Field(
+    triggers: Annotated[tuple[Trigger, ...], FailFast()] = Field(
         default=(Trigger.UNCERTAINTY, Trigger.AUDIT, Trigger.CAMPAIGN),
         description="What may pick a frame by itself; none keeps nothing.",
     )
@@ -352,7 +353,7 @@ class CampaignPolicy(Section):
     quota_per_day: int = Field(
         ge=1, le=1_000_000, description="How many frames it may keep in any 24 hours on one device."
     )
-    cohort: tuple[Annotated[str, Field(pattern=r"^[a-z0-9_*?\[\]!-]{1,64}$")], ...] = Field(
+    cohort: Annotated[tuple[Annotated[str, Field(pattern=r"^[a-z0-9_*?\[\]!-]{1,64}$")], ...], FailFast()] = Field(
         default=(), max_length=100, description="Devices or cohorts that it is for, * and ? allowed; none are all."
     )
     starts_at: Moment | None = Field(default=None, description="It rests before, a time with a zone.")
