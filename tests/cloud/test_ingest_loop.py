@@ -10,14 +10,16 @@ from contextlib import contextmanager
 from datetime import datetime
 from pathlib import Path
 
-from edgecase_cloud import mqtt
+import pytest
+
+from edgecase_cloud import durable, mqtt
 from edgecase_cloud.catalogue import Bundle, Event
 from edgecase_cloud.ingest import Ingest, Reply
 from edgecase_cloud.services import Services
 from edgecase_cloud.store import Unreachable
 from edgecase_models import wire
 from support.broker import Broker, Client, running_broker
-from support.cloud import NOW, shot
+from support.cloud import NOW, Told, shot
 from support.wait import until
 
 
@@ -218,6 +220,18 @@ def arrive(link: mqtt.Link) -> None:
     link.arrivals.put(mqtt.Arrival("edgecase/1/up/cam-1/offer", wire.encode(shot().offer), 1, 1, link.connection))
 
 
+def test_in_strict_mode_a_batch_is_on_the_disk_before_any_of_it_is_answered(parts: Services) -> None:
+    link, told = Recorded(), Told(parts)
+    for frame in (shot() for _ in range(3)):
+        grant = told.granted(frame)
+        told.put(frame, grant)
+        topic, payload = wire.up_topic("cam-1", wire.Stored), wire.encode(frame.stored(grant))
+        link.arrivals.put(mqtt.Arrival(topic, payload, 1, 1, link.connection))
+    worker = mqtt.Worker(Ingest(parts, make_durable=lambda: link.order.append("on disk")), link)
+    assert worker.step(wait_s=0) == 3
+    assert link.order == ["on disk", "answer", "answer", "answer", "let go", "let go", "let go"]
+
+
 def test_what_could_not_be_answered_is_not_let_go_of(parts: Services) -> None:
     link = Recorded()
     link.works = False
@@ -233,3 +247,9 @@ def test_what_came_over_an_earlier_connection_is_left_to_the_broker(parts: Servi
     link.connection += 1
     assert mqtt.Worker(Ingest(parts), link).step(wait_s=0) == 0
     assert link.order == []
+
+
+def test_syncfs_works_here(tmp_path: Path) -> None:
+    durable.sync_filesystem(tmp_path)()
+    with pytest.raises(FileNotFoundError):
+        durable.sync_filesystem(tmp_path / "nowhere")

@@ -7,8 +7,7 @@ import hashlib
 import json
 import socket
 import time
-import urllib.request
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from urllib.parse import parse_qs, urlsplit
@@ -18,7 +17,7 @@ import pytest
 from edgecase_cloud.store import NotFound, ObjectInfo, ObjectStore, PutGrant, Refused, Unreachable
 from edgecase_models import wire
 from support.broker import free_port
-from support.s3 import S3Server, anonymous, put, running_s3
+from support.s3 import S3Server, anonymous, put, put_parts, running_s3
 from support.wait import until
 
 CONTENT = b"\xff\xd8 a picture \xff\xd9" * 100
@@ -78,21 +77,6 @@ def test_a_grant_is_for_exactly_this_key(store: ObjectStore) -> None:
 
 
 LARGE = bytes(range(251)) * 70_000  # 17.57 MB: three parts
-
-
-def put_parts(parts: wire.Parts, content: bytes, numbers: Iterable[int] = range(3)) -> wire.PartsDone:
-    etags = []
-    for number in numbers:
-        part = content[number * parts.part_bytes :][: parts.part_bytes]
-        request = urllib.request.Request(
-            parts.urls[number],
-            part,
-            {"Content-Type": "", "Content-MD5": base64.b64encode(hashlib.md5(part).digest()).decode()},
-            method="PUT",
-        )
-        with urllib.request.urlopen(request, timeout=20) as answer:
-            etags.append(answer.headers["ETag"])
-    return wire.PartsDone(parts.upload_id, parts.part_bytes, etags)
 
 
 def test_parts_make_one_object_whose_digest_is_that_of_its_bytes(store: ObjectStore) -> None:

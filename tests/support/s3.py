@@ -10,13 +10,15 @@ or, as a fixture of the whole session: `s3`; give each test keys of its own.
 
 from __future__ import annotations
 
+import base64
 import contextlib
+import hashlib
 import os
 import signal
 import subprocess
 import urllib.error
 import urllib.request
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -43,16 +45,26 @@ def put(grant: PutGrant, content: bytes, **headers: str) -> tuple[int, str]:
         return error.code, error.read().decode(errors="replace")
 
 
-def in_parts(grant: wire.Grant, content: bytes) -> wire.PartsDone:
-    """PUT each part as a device does."""
-    assert grant.parts is not msgspec.UNSET
+def put_parts(parts: wire.Parts, content: bytes, numbers: Iterable[int] | None = None) -> wire.PartsDone:
+    """PUT these parts as a device does, or all."""
     etags = []
-    for number, url in enumerate(grant.parts.urls):
-        part = content[number * grant.parts.part_bytes :][: grant.parts.part_bytes]
-        request = urllib.request.Request(url, part, {"Content-Type": ""}, method="PUT")
+    for number in range(len(parts.urls)) if numbers is None else numbers:
+        part = content[number * parts.part_bytes :][: parts.part_bytes]
+        request = urllib.request.Request(
+            parts.urls[number],
+            part,
+            {"Content-Type": "", "Content-MD5": base64.b64encode(hashlib.md5(part).digest()).decode()},
+            method="PUT",
+        )
         with urllib.request.urlopen(request, timeout=20) as answer:
             etags.append(answer.headers["ETag"])
-    return wire.PartsDone(grant.parts.upload_id, grant.parts.part_bytes, etags)
+    return wire.PartsDone(parts.upload_id, parts.part_bytes, etags)
+
+
+def in_parts(grant: wire.Grant, content: bytes) -> wire.PartsDone:
+    """All that a grant takes in parts."""
+    assert grant.parts is not msgspec.UNSET
+    return put_parts(grant.parts, content)
 
 
 def anonymous(url: str, method: str = "GET", content: bytes | None = None) -> int:
